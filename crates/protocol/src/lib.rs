@@ -1,1 +1,5 @@
 //! powderhorn-protocol
+#![forbid(unsafe_code)]
+pub mod id;
+pub mod purge;
+pub mod time;

@@ -1,0 +1,151 @@
+//! Names on the wire: nodes, epochs, streams, messages.
+//!
+//! A *stream* is what one node issued between two starts of its cache: (node id, epoch). Inside a
+//! stream messages are numbered 1, 2, 3 … without gaps, so that a million of them are one range.
+//! The text forms are what VCL, logs and operators see, and what [`str::parse`] reads back.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// A node's id: the first eight bytes of `SHA-256(node name)`, computed by the driver.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct NodeId(pub u64);
+
+/// One life of a node's stream. Uniqueness rests on `random`, never on the clock.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Epoch {
+    /// `max(last stamp + 1, wall clock in ms)`: orders the epochs of one node for people.
+    pub stamp: u64,
+    /// 64 random bits.
+    pub random: u64,
+}
+
+/// (node id, epoch): the sequence of purges that one node issued in one epoch.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct StreamId {
+    /// Who issues the stream's messages.
+    pub node: NodeId,
+    /// Which life of that node.
+    pub epoch: Epoch,
+}
+
+/// A message's id: its stream and its place in it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageId {
+    /// The stream the message belongs to.
+    pub stream: StreamId,
+    /// 1 for the stream's first message, without gaps.
+    pub seq: u64,
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+/// `node.stamp.random`, each in hexadecimal, e.g. `00c0ffee00c0ffee.19aa1b2c3d4.0123456789abcdef`.
+impl fmt::Display for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:x}.{:016x}", self.node, self.epoch.stamp, self.epoch.random)
+    }
+}
+
+/// The stream, a colon and the sequence number in decimal.
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.stream, self.seq)
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:x}.{:016x}", self.stamp, self.random)
+    }
+}
+
+impl fmt::Debug for StreamId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The text is not an id in the form that [`MessageId`]'s `Display` writes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a purge id (node.stamp.random:seq): {0:?}")]
+pub struct ParseIdError(String);
+
+fn hex(text: &str, digits_max: usize) -> Option<u64> {
+    let valid = (1..=digits_max).contains(&text.len())
+        && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    if valid { u64::from_str_radix(text, 16).ok() } else { None }
+}
+
+impl FromStr for StreamId {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let mut parts = text.split('.');
+        let mut next = || parts.next().and_then(|part| hex(part, 16));
+        let (node, stamp, random) = (next(), next(), next());
+        match (node, stamp, random, parts.next()) {
+            (Some(node), Some(stamp), Some(random), None) => {
+                Ok(StreamId { node: NodeId(node), epoch: Epoch { stamp, random } })
+            }
+            _ => Err(ParseIdError(text.chars().take(100).collect())),
+        }
+    }
+}
+
+impl FromStr for MessageId {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let error = || ParseIdError(text.chars().take(100).collect());
+        let (stream, seq) = text.split_once(':').ok_or_else(error)?;
+        if seq.is_empty() || seq.len() > 20 || !seq.bytes().all(|b| b.is_ascii_digit()) {
+            return Err(error());
+        }
+        let seq = seq.parse().map_err(|_| error())?;
+        if seq == 0 {
+            return Err(error());
+        }
+        Ok(MessageId { stream: stream.parse().map_err(|_| error())?, seq })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_read_back_what_they_print() {
+        let stream = StreamId {
+            node: NodeId(0xc0ffee),
+            epoch: Epoch { stamp: 0x19a_a1b2_c3d4, random: 7 },
+        };
+        let id = MessageId { stream, seq: u64::MAX };
+        assert_eq!(id.to_string().parse(), Ok(id));
+        assert_eq!(
+            id.to_string(),
+            "0000000000c0ffee.19aa1b2c3d4.0000000000000007:18446744073709551615"
+        );
+    }
+
+    #[test]
+    fn what_is_not_an_id_is_refused() {
+        for text in ["", ":", "a.b.c:0", "a.b.c", "a.b:1", "a.b.c.d:1", "a.b.c:+1", "A.b.c:1", "a.b.c:99999999999999999999"] {
+            assert!(text.parse::<MessageId>().is_err(), "{text}");
+        }
+    }
+}
