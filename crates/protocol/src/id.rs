@@ -47,7 +47,11 @@ impl fmt::Display for NodeId {
 /// `node.stamp.random`, each in hexadecimal, e.g. `00c0ffee00c0ffee.19aa1b2c3d4.0123456789abcdef`.
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:x}.{:016x}", self.node, self.epoch.stamp, self.epoch.random)
+        write!(
+            f,
+            "{}.{:x}.{:016x}",
+            self.node, self.epoch.stamp, self.epoch.random
+        )
     }
 }
 
@@ -90,7 +94,11 @@ pub struct ParseIdError(String);
 fn hex(text: &str, digits_max: usize) -> Option<u64> {
     let valid = (1..=digits_max).contains(&text.len())
         && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    if valid { u64::from_str_radix(text, 16).ok() } else { None }
+    if valid {
+        u64::from_str_radix(text, 16).ok()
+    } else {
+        None
+    }
 }
 
 impl FromStr for StreamId {
@@ -100,9 +108,10 @@ impl FromStr for StreamId {
         let mut next = || parts.next().and_then(|part| hex(part, 16));
         let (node, stamp, random) = (next(), next(), next());
         match (node, stamp, random, parts.next()) {
-            (Some(node), Some(stamp), Some(random), None) => {
-                Ok(StreamId { node: NodeId(node), epoch: Epoch { stamp, random } })
-            }
+            (Some(node), Some(stamp), Some(random), None) => Ok(StreamId {
+                node: NodeId(node),
+                epoch: Epoch { stamp, random },
+            }),
             _ => Err(ParseIdError(text.chars().take(100).collect())),
         }
     }
@@ -120,7 +129,10 @@ impl FromStr for MessageId {
         if seq == 0 {
             return Err(error());
         }
-        Ok(MessageId { stream: stream.parse().map_err(|_| error())?, seq })
+        Ok(MessageId {
+            stream: stream.parse().map_err(|_| error())?,
+            seq,
+        })
     }
 }
 
@@ -132,9 +144,15 @@ mod tests {
     fn ids_read_back_what_they_print() {
         let stream = StreamId {
             node: NodeId(0xc0ffee),
-            epoch: Epoch { stamp: 0x19a_a1b2_c3d4, random: 7 },
+            epoch: Epoch {
+                stamp: 0x19a_a1b2_c3d4,
+                random: 7,
+            },
         };
-        let id = MessageId { stream, seq: u64::MAX };
+        let id = MessageId {
+            stream,
+            seq: u64::MAX,
+        };
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(
             id.to_string(),
@@ -144,7 +162,17 @@ mod tests {
 
     #[test]
     fn what_is_not_an_id_is_refused() {
-        for text in ["", ":", "a.b.c:0", "a.b.c", "a.b:1", "a.b.c.d:1", "a.b.c:+1", "A.b.c:1", "a.b.c:99999999999999999999"] {
+        for text in [
+            "",
+            ":",
+            "a.b.c:0",
+            "a.b.c",
+            "a.b:1",
+            "a.b.c.d:1",
+            "a.b.c:+1",
+            "A.b.c:1",
+            "a.b.c:99999999999999999999",
+        ] {
             assert!(text.parse::<MessageId>().is_err(), "{text}");
         }
     }

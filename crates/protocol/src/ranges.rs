@@ -1,0 +1,254 @@
+//! Sets of sequence numbers, kept as ranges.
+//!
+//! Streams are numbered without gaps, so what a node has of a million messages is a handful of
+//! ranges. The cost of every operation here depends on the number of ranges, never on the numbers
+//! in them: ranges come off the wire and may be as wide as `u64`.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+/// A set of `u64`, stored as maximal, disjoint, non-adjacent ranges in ascending order.
+///
+/// Every argument range may be inverted (`5..=4`): it is then empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangeSet {
+    /// First number of a range → its last number.
+    ranges: BTreeMap<u64, u64>,
+}
+
+impl RangeSet {
+    /// The empty set.
+    pub const fn new() -> Self {
+        RangeSet {
+            ranges: BTreeMap::new(),
+        }
+    }
+
+    /// Whether nothing is in the set.
+    pub fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// How many ranges the set consists of: its cost in memory.
+    pub fn range_count(&self) -> usize {
+        self.ranges.len()
+    }
+
+    /// How many numbers are in the set; saturates at `u64::MAX`. Linear in the ranges.
+    pub fn count(&self) -> u64 {
+        self.iter()
+            .fold(0, |sum: u64, range| sum.saturating_add(width(&range)))
+    }
+
+    /// The smallest number in the set.
+    pub fn first(&self) -> Option<u64> {
+        self.ranges.first_key_value().map(|(&lo, _)| lo)
+    }
+
+    /// The largest number in the set.
+    pub fn last(&self) -> Option<u64> {
+        self.ranges.last_key_value().map(|(_, &hi)| hi)
+    }
+
+    /// Whether `n` is in the set.
+    pub fn contains(&self, n: u64) -> bool {
+        self.range_at_or_below(n)
+            .is_some_and(|range| *range.end() >= n)
+    }
+
+    /// The range with the largest first number that is `≤ n`, whether or not it reaches `n`.
+    pub fn range_at_or_below(&self, n: u64) -> Option<RangeInclusive<u64>> {
+        self.ranges
+            .range(..=n)
+            .next_back()
+            .map(|(&lo, &hi)| lo..=hi)
+    }
+
+    /// All ranges, ascending.
+    pub fn iter(&self) -> impl DoubleEndedIterator<Item = RangeInclusive<u64>> + '_ {
+        self.ranges.iter().map(|(&lo, &hi)| lo..=hi)
+    }
+
+    /// The parts of the set inside `window`, ascending.
+    pub fn within(
+        &self,
+        window: RangeInclusive<u64>,
+    ) -> impl DoubleEndedIterator<Item = RangeInclusive<u64>> + '_ {
+        let (lo, hi) = window.into_inner();
+        // A range that begins before the window may reach into it.
+        let straddling = self
+            .range_at_or_below(lo)
+            .filter(|range| lo <= hi && *range.end() >= lo)
+            .map(|range| lo..=(*range.end()).min(hi));
+        let from = if lo < hi { lo + 1 } else { u64::MAX };
+        let to = if lo < hi { hi } else { u64::MAX };
+        let inside = self
+            .ranges
+            .range(from..=to)
+            .filter(move |_| lo < hi)
+            .map(move |(&first, &last)| first..=last.min(hi));
+        straddling.into_iter().chain(inside)
+    }
+
+    /// The parts of `window` that are not in the set, ascending.
+    pub fn gaps(
+        &self,
+        window: RangeInclusive<u64>,
+    ) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
+        let (lo, hi) = window.into_inner();
+        let mut covered = self.within(lo..=hi);
+        let mut next = if lo <= hi { Some(lo) } else { None };
+        std::iter::from_fn(move || {
+            while let Some(start) = next {
+                match covered.next() {
+                    Some(range) => {
+                        next = range.end().checked_add(1).filter(|&n| n <= hi);
+                        if *range.start() > start {
+                            return Some(start..=*range.start() - 1);
+                        }
+                    }
+                    None => {
+                        next = None;
+                        return Some(start..=hi);
+                    }
+                }
+            }
+            None
+        })
+    }
+
+    /// The parts of `window` that are not in the set, descending.
+    pub fn gaps_rev(
+        &self,
+        window: RangeInclusive<u64>,
+    ) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
+        let (lo, hi) = window.into_inner();
+        let mut covered = self.within(lo..=hi).rev();
+        let mut next = if lo <= hi { Some(hi) } else { None };
+        std::iter::from_fn(move || {
+            while let Some(end) = next {
+                match covered.next() {
+                    Some(range) => {
+                        next = range.start().checked_sub(1).filter(|&n| n >= lo);
+                        if *range.end() < end {
+                            return Some(*range.end() + 1..=end);
+                        }
+                    }
+                    None => {
+                        next = None;
+                        return Some(lo..=end);
+                    }
+                }
+            }
+            None
+        })
+    }
+
+    /// Adds one number; whether it was new.
+    pub fn insert(&mut self, n: u64) -> bool {
+        if self.contains(n) {
+            return false;
+        }
+        self.insert_range(n..=n);
+        true
+    }
+
+    /// Adds all numbers of `range`.
+    pub fn insert_range(&mut self, range: RangeInclusive<u64>) {
+        let (mut lo, mut hi) = range.into_inner();
+        if lo > hi {
+            return;
+        }
+        // Merge with the range before, if it overlaps or touches.
+        if let Some((&first, &last)) = self.ranges.range(..=lo).next_back() {
+            if last >= hi {
+                return;
+            }
+            if last >= lo.saturating_sub(1) {
+                lo = first;
+            }
+        }
+        // Swallow every range that begins inside or right after.
+        while let Some((&first, &last)) = self.ranges.range(lo..=hi.saturating_add(1)).next() {
+            hi = hi.max(last);
+            self.ranges.remove(&first);
+        }
+        self.ranges.insert(lo, hi);
+    }
+
+    /// Removes all numbers of `range`.
+    pub fn remove_range(&mut self, range: RangeInclusive<u64>) {
+        let (lo, hi) = range.into_inner();
+        if lo > hi {
+            return;
+        }
+        if let Some((&first, &last)) = self.ranges.range(..lo).next_back() {
+            if last >= lo {
+                self.ranges.insert(first, lo - 1);
+                if last > hi {
+                    self.ranges.insert(hi + 1, last);
+                    return;
+                }
+            }
+        }
+        while let Some((&first, &last)) = self.ranges.range(lo..=hi).next() {
+            self.ranges.remove(&first);
+            if last > hi {
+                self.ranges.insert(hi + 1, last);
+                return;
+            }
+        }
+    }
+
+    /// Removes one number; whether it was there.
+    pub fn remove(&mut self, n: u64) -> bool {
+        let there = self.contains(n);
+        if there {
+            self.remove_range(n..=n);
+        }
+        there
+    }
+
+    /// Removes every number `< n`.
+    pub fn remove_below(&mut self, n: u64) {
+        if let Some(hi) = n.checked_sub(1) {
+            self.remove_range(0..=hi);
+        }
+    }
+
+    /// Removes and returns the smallest number.
+    pub fn pop_first(&mut self) -> Option<u64> {
+        let (lo, hi) = self.ranges.pop_first()?;
+        if lo < hi {
+            self.ranges.insert(lo + 1, hi);
+        }
+        Some(lo)
+    }
+}
+
+/// How many numbers are in `range`; saturates at `u64::MAX`.
+pub fn width(range: &RangeInclusive<u64>) -> u64 {
+    if range.is_empty() {
+        0
+    } else {
+        (range.end() - range.start()).saturating_add(1)
+    }
+}
+
+/// Prints as `1-5,7,9-10`; `-` when empty.
+impl std::fmt::Display for RangeSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if self.is_empty() {
+            return f.write_str("-");
+        }
+        for (i, range) in self.iter().enumerate() {
+            let comma = if i == 0 { "" } else { "," };
+            if range.start() == range.end() {
+                write!(f, "{comma}{}", range.start())?;
+            } else {
+                write!(f, "{comma}{}-{}", range.start(), range.end())?;
+            }
+        }
+        Ok(())
+    }
+}
