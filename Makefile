@@ -1,0 +1,34 @@
+# What a person does here. Each target works on a bare Debian 12 or 13 with git and make, as root, and sets up what it lacks.
+
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+# The targets share one cargo target folder, which they would only queue for.
+.NOTPARALLEL:
+.PHONY: help demo test build lint shell clean
+
+DEBIAN13 := packaging/on-debian13.sh
+
+help: ## What can be made
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 20
+
+demo: build ## Three varnishds, one purge, a cut and its healing; on a terminal it stays up until Ctrl-C
+	@$(DEBIAN13) demo
+
+test: ## Every test: protocol, node, VMOD in varnishd, a fleet of varnishds
+	@$(DEBIAN13) test
+
+test-canary: ## The demo must fail with a VMOD that applies nothing
+	@$(DEBIAN13) canary
+
+build: ## target/release/libvmod_powderhorn.so, for Debian 13's Varnish 7.7
+	@$(DEBIAN13) build
+	@$(DEBIAN13) results
+
+lint: ## Formatting and clippy, warnings as errors
+	@$(DEBIAN13) lint
+
+shell: ## A shell where the others run
+	@$(DEBIAN13) shell
+
+clean: ## Forget what was built; the Debian 13 root stays
+	@$(DEBIAN13) clean
