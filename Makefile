@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 # The targets share one cargo target folder, which they would only queue for.
 .NOTPARALLEL:
-.PHONY: help demo test build lint shell clean
+.PHONY: help demo test test-canary build lint shell clean
 
 DEBIAN13 := packaging/on-debian13.sh
 
@@ -14,10 +14,10 @@ help: ## What can be made
 demo: build ## Three varnishds, one purge, a cut and its healing; on a terminal it stays up until Ctrl-C
 	@$(DEBIAN13) demo
 
-test: ## Every test: protocol, node, VMOD in varnishd, a fleet of varnishds
+test: build ## Every test: protocol, node, VMOD in varnishd, a fleet of varnishds
 	@$(DEBIAN13) test
 
-test-canary: ## The demo must fail with a VMOD that applies nothing
+test-canary: build ## The demo must fail with a VMOD that applies nothing
 	@$(DEBIAN13) canary
 
 build: ## target/release/libvmod_powderhorn.so, for Debian 13's Varnish 7.7

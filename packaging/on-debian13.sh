@@ -9,7 +9,7 @@ umask 022
 repo=$(dirname -- "$here")
 
 # What people want to see of target/; all else stays where it was built.
-results=(release/libvmod_powderhorn.so release/powderhorn-demo figures bench debian)
+results=(release/libvmod_powderhorn.so figures bench debian)
 
 has_rust() {
     local version

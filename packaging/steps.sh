@@ -1,5 +1,5 @@
 #!/bin/bash
-# steps.sh STEP: what the Makefile's targets do, once on Debian 13. Called by on-debian13.sh.
+# steps.sh STEP [ARGUMENT...]: what the Makefile's targets do, once on Debian 13. Called by on-debian13.sh.
 # It needs no /proc, which the root has not got: so no /dev/stderr and no process substitution here.
 set -euo pipefail
 here=$(dirname -- "$(readlink -f -- "$0")")
@@ -21,13 +21,29 @@ fetch() {
     export CARGO_NET_OFFLINE=true
 }
 
-build_vmod() {
-    cargo build --release --locked --package vmod_powderhorn --lib
+# One profile for all: the fleet's tests are too slow without optimisation, and two profiles compile everything twice.
+build() {
+    cargo build --release --locked --workspace "$@"
 }
 
-# The cache process runs as another user and must reach the VMOD, also when this clone lies in somebody's closed home.
-publish_vmod() {
+# Shows the demo with the VMOD of a target folder, in this process: the terminal and its signals are the demo's.
+demo() {
     export POWDERHORN_VMOD=$1/release/libvmod_powderhorn.so
+    exec "$target/release/powderhorn-demo"
+}
+
+# A demo that cannot fail proves nothing. The same deps serve both builds, so they are copied and not compiled twice.
+canary() {
+    local log=$target/canary/demo.log
+    rm -rf -- "$target/canary"
+    mkdir -p "$target/canary"
+    cp -a -- "$target/release" "$target/canary/"
+    build --features vmod_powderhorn/canary-no-apply --target-dir "$target/canary"
+    if (demo "$target/canary") <&- >"$log" 2>&1; then
+        die "canary: the demo passes with a VMOD that applies nothing: $log"
+    fi
+    grep -q 'not purged' "$log" || die "canary: the demo failed, but not for want of purges: $(tail -n 1 "$log") ($log)"
+    say "canary: with a VMOD that applies nothing the demo fails, as it must: $(grep -m 1 'not purged' "$log")"
 }
 
 # cargo-clippy finds its driver by /proc/self/exe; these two variables are all that it would set.
@@ -39,18 +55,28 @@ clippy() {
 case $1 in
     build)
         fetch
-        build_vmod
+        build --lib --bins
         ;;
     test)
         fetch
-        build_vmod
-        publish_vmod "$target"
+        export POWDERHORN_VMOD=$target/release/libvmod_powderhorn.so
         exec cargo test --release --locked --workspace
         ;;
     lint)
+        shellcheck -x packaging/*.sh packaging/root/*.sh .ci/run
         cargo fmt --all --check
         fetch
         clippy
+        ;;
+    demo)
+        demo "$target"
+        ;;
+    canary)
+        fetch
+        canary
+        ;;
+    shell)
+        exec bash "${@:2}"
         ;;
     *) die "no such step: $1" ;;
 esac
