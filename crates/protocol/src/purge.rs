@@ -8,8 +8,8 @@ use bytes::Bytes;
 pub enum Purge {
     /// Every variant of the object with this hash: what `vcl_hash` made of the request, 32 bytes.
     Digest([u8; 32]),
-    /// An op of a later version: held, relayed and reported, never applied. `op` is none of the
-    /// codes above.
+    /// An op of a later version, by its code or by the form of its body: held, relayed and
+    /// reported, never applied.
     Unknown {
         /// The op code as received.
         op: u16,

@@ -1,0 +1,111 @@
+//! Every bound of the protocol, with its reason. What an operator may change is in
+//! [`crate::config::Config`]; what is here is part of the protocol or of its safety.
+
+use std::time::Duration;
+
+/// Largest UDP payload: IPv6's minimum MTU (1280) less the IPv6 and UDP headers, so that no
+/// datagram of ours is ever fragmented.
+pub const DATAGRAM_BYTES_MAX: usize = 1_232;
+
+/// What sealing adds: version 1, key id 4, nonce 24, authentication tag 16.
+pub const SEAL_BYTES: usize = 45;
+
+/// Largest plaintext that fits into a sealed datagram.
+pub const PLAINTEXT_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - SEAL_BYTES;
+
+/// Largest encoded message (id, ages, op): fits into a datagram beside the header, with room for
+/// what a later version may add to a datagram. Larger ones are refused where they are issued.
+pub const MESSAGE_BYTES_MAX: usize = 1_100;
+
+/// Largest sequence number. Nobody counts this far, and sums stay clear of overflow.
+pub const SEQ_MAX: u64 = 1 << 62;
+
+/// Longest node or site name, in bytes.
+pub const NAME_BYTES_MAX: usize = 64;
+
+/// Streams known at once. Each start of each node opens one, and they stay for the retention:
+/// this is 80 restarts of each of 200 nodes in a day.
+pub const STREAMS_MAX: usize = 16_384;
+
+/// Messages received but not yet applied, over all streams. Beyond, new ones are left where they
+/// came from: they stay wanted and anti-entropy brings them when the cache has caught up.
+pub const READY_MAX: u64 = 1_000_000;
+
+/// Messages issued here and not yet sent out. Beyond, an issue is refused, with an error.
+pub const OUTBOX_MAX: u64 = 65_536;
+
+/// Earlier messages repeated in a data datagram with room left: a burst loss of this many single
+/// datagrams is mended by the next one.
+pub const REDUNDANT_MESSAGES_MAX: u64 = 8;
+
+/// Messages older than this are not repeated in later data datagrams.
+pub const REDUNDANT_AGE_MAX: Duration = Duration::from_secs(2);
+
+/// Digest datagrams to the chosen peer in one round. More than one only while more streams are
+/// active than fit into one.
+pub const DIGEST_PARTS_MAX: usize = 4;
+
+/// A stream that changed within this many rounds, or has gaps, goes into each digest; the others
+/// take turns.
+pub const ACTIVE_ROUNDS: u32 = 8;
+
+/// Ranges asked for in one solicit: what fits into its datagram.
+pub const SOLICIT_RANGES_MAX: usize = 256;
+
+/// Messages asked from one peer at once. With URL purges (about 40 bytes) this is what one peer's
+/// repair budget of a round can answer.
+pub const SOLICIT_MESSAGES_MAX: u64 = 3_300;
+
+/// Ranges queued for repair to one peer; further ones wait for its next digest.
+pub const REPAIR_RANGES_MAX: usize = 1_024;
+
+/// Share of each repair or solicit that goes to the oldest messages, in percent: the newest are
+/// the most useful, but the oldest are the closest to being lost.
+pub const OLDEST_SHARE_PERCENT: u64 = 20;
+
+/// How long a gap may be plain reordering, before it is asked for.
+pub const REORDER_DELAY: Duration = Duration::from_millis(4);
+
+/// Random extra delay of each solicit: receivers that miss the same datagram must not all ask at
+/// the same moment.
+pub const SOLICIT_JITTER: Duration = Duration::from_millis(4);
+
+/// Round trip assumed for a peer that was never measured.
+pub const RTT_GUESS: Duration = Duration::from_millis(30);
+
+/// Shortest time within which the same thing is not asked or repaired twice.
+pub const REPEAT_MIN: Duration = Duration::from_millis(20);
+
+/// Longest such time, for peers whose measured round trip is absurd.
+pub const REPEAT_MAX: Duration = Duration::from_secs(4);
+
+/// Slack when a message younger than a round trip is held to be still on its way.
+pub const PUSH_SLACK: Duration = Duration::from_millis(10);
+
+/// A failed apply is tried again after this.
+pub const APPLY_RETRY: Duration = Duration::from_millis(100);
+
+/// Quickest and slowest repetition of a challenge to a peer that has not answered.
+pub const CHALLENGE_INTERVAL_MIN: Duration = Duration::from_millis(250);
+/// See [`CHALLENGE_INTERVAL_MIN`].
+pub const CHALLENGE_INTERVAL_MAX: Duration = Duration::from_secs(8);
+
+/// An unproven session's datagrams draw a challenge at most this often.
+pub const CHALLENGE_ANSWER_MIN: Duration = Duration::from_millis(20);
+
+/// A peer is held to be down when nothing was heard for this long (or for ten times the interval
+/// at which it would gossip to us, whichever is longer).
+pub const PEER_SILENT_MIN: Duration = Duration::from_secs(5);
+
+/// One round in this many goes to a peer that is held to be down, so that a healed cut is found.
+pub const EXPLORE_ONE_IN: u32 = 8;
+
+/// Own streams opened because somebody else spoke as this node, in one life of the process. Two
+/// nodes that share a name would otherwise drive each other's epochs up for ever.
+pub const REOPENINGS_MAX: u32 = 8;
+
+/// Events waiting for the driver; beyond, the oldest is dropped (and counted).
+pub const EVENTS_MAX: usize = 1_024;
+
+/// Bytes charged for a held message besides its op: keys, times and the map's own overhead.
+pub const HELD_OVERHEAD_BYTES: u64 = 96;

@@ -1,0 +1,1184 @@
+//! The state machine: what goes in, what comes out, and the clockwork. How nodes compare and mend
+//! what they hold is in the module `gossip`.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::Bound;
+use std::time::Duration;
+
+use rand::{Rng, RngCore};
+
+use crate::bounds::{
+    APPLY_RETRY, CHALLENGE_ANSWER_MIN, CHALLENGE_INTERVAL_MAX, CHALLENGE_INTERVAL_MIN, EVENTS_MAX,
+    EXPLORE_ONE_IN, MESSAGE_BYTES_MAX, OUTBOX_MAX, PEER_SILENT_MIN, PLAINTEXT_BYTES_MAX, READY_MAX,
+    REDUNDANT_AGE_MAX, REDUNDANT_MESSAGES_MAX, REOPENINGS_MAX, REORDER_DELAY, SOLICIT_JITTER,
+    STREAMS_MAX,
+};
+use crate::config::Config;
+use crate::gossip::PendingSolicit;
+use crate::id::{Epoch, MessageId, NodeId, StreamId};
+use crate::peer::{Peer, PeerId, Session};
+use crate::purge::Purge;
+use crate::ranges::{RangeSet, width};
+use crate::session::{ReplayWindow, SessionId};
+use crate::stats::Stats;
+use crate::store::{Fetch, Held, Store};
+use crate::stream::Stream;
+use crate::time::Time;
+use crate::wire::{self, Data, DataWriter, Datagram, Frame, Header, WireMessage};
+
+/// Rounds for which a stream without anything in it is remembered, so that a peer whose clock is a
+/// little behind does not bring it back.
+const LINGER_ROUNDS: u64 = 1_000;
+
+/// Who this node is in this life of its process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Its id.
+    pub node: NodeId,
+    /// 64 random bits, new at each start of the process and not 0.
+    pub instance: u64,
+    /// The epoch's stamp: `max(last stamp + 1, wall clock in ms)`.
+    pub stamp: u64,
+}
+
+/// To whom a datagram goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum To {
+    /// To every peer that was added.
+    All,
+    /// To one peer.
+    Peer(PeerId),
+}
+
+/// A datagram to be sealed and sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Transmit {
+    /// To whom.
+    pub to: To,
+    /// At most [`PLAINTEXT_BYTES_MAX`] bytes.
+    pub payload: Vec<u8>,
+}
+
+/// A purge for the cache. It is in flight until [`Core::handle_applied`] says what became of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivery {
+    /// The message's id.
+    pub id: MessageId,
+    /// What to purge; never [`Purge::Unknown`].
+    pub purge: Purge,
+    /// Time since its issue, as far as its holders know.
+    pub age: Duration,
+    /// When it was handed out; it arrived then or a little before.
+    pub arrival: Time,
+    /// Wall-clock time of its issue on the origin's clock, in ms since 1970. For latency figures
+    /// only.
+    pub issued_wall_ms: u64,
+}
+
+/// What became of a purge that was handed to the cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The cache holds nothing that it asked to remove.
+    Applied,
+    /// Not done; it is handed out again after a moment.
+    Failed,
+    /// This cache cannot do it, now or later. Reported, not tried again.
+    Unsupported,
+}
+
+/// Why a purge was not issued. Nothing has changed and nothing was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PurgeError {
+    /// Larger than a message may be.
+    #[error("the purge takes {0} bytes as a message; at most {MESSAGE_BYTES_MAX} fit")]
+    TooLarge(usize),
+    /// Purges are issued faster than they can be sent. Try again.
+    #[error("{OUTBOX_MAX} purges wait to be sent; try again")]
+    Busy,
+    /// Not a purge of this version.
+    #[error("op {0} is not known to this version")]
+    Unsupported(u16),
+}
+
+/// What an operator should hear of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A peer's session was proven for the first time, or it is heard again.
+    PeerUp(PeerId),
+    /// Nothing is heard of a peer any more.
+    PeerDown(PeerId),
+    /// A peer has started again.
+    PeerRestarted(PeerId),
+    /// Two live processes use one node id: the peers, or this node itself and the peer.
+    DuplicateNode {
+        /// The id that both use.
+        node: NodeId,
+        /// One of them; `None` for this node.
+        first: Option<PeerId>,
+        /// The other.
+        second: PeerId,
+    },
+    /// Another process has issued messages, or a later epoch, as this node; this node goes on with
+    /// a stream of its own.
+    Reopened {
+        /// The stream that is left behind; its messages stay held.
+        from: StreamId,
+        /// The stream that this node's next purges go to.
+        to: StreamId,
+    },
+    /// A message of an op that this version does not know has come: held and relayed.
+    UnsupportedOp(MessageId, u16),
+    /// The first message of a stream beyond the number kept track of.
+    TooManyStreams(StreamId),
+}
+
+/// What this node knows of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Knowledge {
+    /// Applied to the cache here.
+    Seen,
+    /// Received, and waiting for the cache.
+    Held,
+    /// Received, of an op that is not known here.
+    Unsupported,
+    /// Not wanted: older than the cache, or expired.
+    Skipped,
+    /// Not received.
+    Unknown,
+}
+
+/// A stream, as [`Core::streams`] shows it.
+#[derive(Clone, Copy, Debug)]
+pub struct StreamView<'a> {
+    /// Its id.
+    pub id: StreamId,
+    /// Whether this node's purges go to it.
+    pub own: bool,
+    /// Nothing below is held or wanted.
+    pub floor: u64,
+    /// The largest seq that anybody has claimed; 0 for none.
+    pub top: u64,
+    /// Messages held.
+    pub held: &'a RangeSet,
+    /// Messages applied.
+    pub seen: &'a RangeSet,
+    /// Messages of unknown ops.
+    pub unsupported: &'a RangeSet,
+    /// How many messages are known to exist and are wanted.
+    pub wanted: u64,
+}
+
+/// A peer, as [`Core::peers`] shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerView {
+    /// Its number.
+    pub id: PeerId,
+    /// Its proven session, if any.
+    pub session: Option<SessionId>,
+    /// Its own name, once it has told it.
+    pub name: String,
+    /// Its own site, once it has told it.
+    pub site: String,
+    /// When something valid was heard of it.
+    pub heard: Option<Time>,
+    /// Whether it is held to be up.
+    pub up: bool,
+    /// Smoothed round trip.
+    pub rtt: Option<Duration>,
+}
+
+/// One node of a fleet. See the crate's documentation for how it works and
+/// [`Core::handle_timeout`] for how to drive it.
+#[derive(Debug)]
+pub struct Core<S, R> {
+    pub(crate) config: Config,
+    pub(crate) node: NodeId,
+    instance: u64,
+    pub(crate) own: StreamId,
+    /// When the own stream was opened.
+    opened: Time,
+    /// Messages born before this cannot concern anything in the cache.
+    born_min: Time,
+    pub(crate) store: S,
+    pub(crate) rng: R,
+    pub(crate) streams: BTreeMap<StreamId, Stream>,
+    pub(crate) peers: BTreeMap<PeerId, Peer>,
+    counter: u64,
+    pub(crate) round: u64,
+    next_round: Time,
+    /// Last seq of the own stream that was disseminated.
+    sent: u64,
+    /// What is left of this round's repairs to all peers, in bytes.
+    pub(crate) repair_left: u64,
+    /// Peers with a challenge or an echo to send.
+    control: BTreeSet<PeerId>,
+    /// Digest datagrams of this round.
+    pub(crate) digests: VecDeque<(PeerId, Vec<u8>)>,
+    pub(crate) solicits: BTreeMap<PeerId, PendingSolicit>,
+    /// Peers with repairs or floors to send.
+    pub(crate) repairing: BTreeSet<PeerId>,
+    /// Where quiet streams go on taking turns in digests.
+    pub(crate) rotation: Option<StreamId>,
+    gaps_due: BTreeSet<(Time, StreamId)>,
+    ready: BTreeSet<StreamId>,
+    ready_count: u64,
+    last_delivered: Option<StreamId>,
+    retrying: BTreeSet<StreamId>,
+    retry_at: Time,
+    reopenings: u32,
+    pub(crate) stats: Stats,
+    events: VecDeque<Event>,
+}
+
+impl<S: Store, R: RngCore> Core<S, R> {
+    /// A node without peers. `cache_started` is when the cache came up empty: purges from long
+    /// before that are skipped. `rng` should be seeded from the operating system, except where a
+    /// run is to be repeated.
+    pub fn new(
+        identity: Identity,
+        config: Config,
+        store: S,
+        mut rng: R,
+        now: Time,
+        cache_started: Time,
+    ) -> Self {
+        let own = StreamId {
+            node: identity.node,
+            epoch: Epoch {
+                stamp: identity.stamp,
+                random: rng.next_u64(),
+            },
+        };
+        let born_min = cache_started - config.join_margin;
+        let mut core = Core {
+            node: identity.node,
+            instance: identity.instance,
+            own,
+            opened: now,
+            born_min,
+            store,
+            rng,
+            streams: BTreeMap::from([(own, Stream::new(0))]),
+            peers: BTreeMap::new(),
+            counter: 0,
+            round: 0,
+            next_round: now,
+            sent: 0,
+            repair_left: config.repair_bytes_all,
+            control: BTreeSet::new(),
+            digests: VecDeque::new(),
+            solicits: BTreeMap::new(),
+            repairing: BTreeSet::new(),
+            rotation: None,
+            gaps_due: BTreeSet::new(),
+            ready: BTreeSet::new(),
+            ready_count: 0,
+            last_delivered: None,
+            retrying: BTreeSet::new(),
+            retry_at: Time::NEVER,
+            reopenings: 0,
+            stats: Stats::default(),
+            events: VecDeque::new(),
+            config,
+        };
+        core.next_round = now + core.jittered_round();
+        core
+    }
+
+    /// Adds a peer and challenges it at once. A `peer` that is there already is replaced.
+    pub fn add_peer(&mut self, now: Time, peer: PeerId, site: &str) {
+        self.remove_peer(peer);
+        let own_site = !site.is_empty() && site == self.config.site;
+        let nonce = self.nonce();
+        let mut state = Peer::new(own_site, nonce, now);
+        state.challenge_now = true;
+        self.peers.insert(peer, state);
+        self.control.insert(peer);
+    }
+
+    /// Forgets a peer. What it issued stays held until it expires.
+    pub fn remove_peer(&mut self, peer: PeerId) {
+        self.peers.remove(&peer);
+        self.control.remove(&peer);
+        self.repairing.remove(&peer);
+        self.solicits.remove(&peer);
+        self.digests.retain(|(to, _)| *to != peer);
+    }
+
+    /// Issues a purge: gives it an id, holds it and has it sent to all peers. It is in flight with
+    /// the caller, who applies it and tells by [`Core::handle_applied`].
+    pub fn handle_purge(&mut self, now: Time, purge: Purge) -> Result<MessageId, PurgeError> {
+        if let Purge::Unknown { op, .. } = purge {
+            return Err(PurgeError::Unsupported(op));
+        }
+        let bytes = purge.message_bytes_max();
+        if bytes > MESSAGE_BYTES_MAX {
+            self.stats.issue_refused_large += 1;
+            return Err(PurgeError::TooLarge(bytes));
+        }
+        let round = self.round;
+        let stream = self
+            .streams
+            .entry(self.own)
+            .or_insert_with(|| Stream::new(round));
+        stream.young_from = Some(1);
+        if stream.top - self.sent >= OUTBOX_MAX {
+            self.stats.issue_refused_busy += 1;
+            return Err(PurgeError::Busy);
+        }
+        stream.top += 1;
+        let id = MessageId {
+            stream: self.own,
+            seq: stream.top,
+        };
+        stream.known.insert(id.seq);
+        stream.held.insert(id.seq);
+        stream.in_flight.insert(id.seq);
+        stream.changed = round;
+        let issued_ms = now.since(self.opened).as_millis() as u64;
+        self.store.insert(
+            id,
+            Held {
+                born: now,
+                issued_ms,
+                purge,
+            },
+        );
+        self.stats.issued += 1;
+        Ok(id)
+    }
+
+    /// Takes the cache's answer for a message in flight; any other id is ignored.
+    pub fn handle_applied(&mut self, now: Time, id: MessageId, outcome: Outcome) {
+        let Some(stream) = self.streams.get_mut(&id.stream) else {
+            return;
+        };
+        if !stream.in_flight.remove(id.seq) {
+            return;
+        }
+        match outcome {
+            Outcome::Applied => {
+                stream.seen.insert(id.seq);
+                self.stats.applied += 1;
+            }
+            Outcome::Failed if stream.held.contains(id.seq) => {
+                self.stats.apply_failed += 1;
+                self.retry(now, id);
+            }
+            Outcome::Failed => {
+                // It is no longer held: wanted from the fleet again.
+                self.stats.apply_failed += 1;
+                stream.known.remove(id.seq);
+            }
+            Outcome::Unsupported => {
+                stream.unsupported.insert(id.seq);
+                self.stats.unsupported += 1;
+            }
+        }
+    }
+
+    fn retry(&mut self, now: Time, id: MessageId) {
+        if let Some(stream) = self.streams.get_mut(&id.stream) {
+            stream.retry.insert(id.seq);
+            self.retrying.insert(id.stream);
+            self.retry_at = self.retry_at.min(now + APPLY_RETRY);
+        }
+    }
+
+    /// Takes a datagram that `from` sent, opened but not looked into. Whatever is in it: it is
+    /// counted, and bytes that are not of the format change nothing.
+    pub fn handle_datagram(&mut self, now: Time, from: PeerId, plaintext: &[u8]) {
+        self.stats.datagrams_in += 1;
+        let Ok(datagram) = Datagram::parse(plaintext) else {
+            self.stats.malformed += 1;
+            return;
+        };
+        let header = datagram.header;
+        if header.node == self.node && header.instance == self.instance {
+            self.stats.reflected += 1;
+            return;
+        }
+        if header.to != 0 && header.to != self.instance {
+            self.stats.misdirected += 1;
+            return;
+        }
+        let Some(peer) = self.peers.get_mut(&from) else {
+            self.stats.strangers += 1;
+            return;
+        };
+        let sender = SessionId {
+            node: header.node,
+            instance: header.instance,
+        };
+        let mut live = false;
+        if let Some(session) = peer.session.as_mut().filter(|session| session.id == sender) {
+            if !session.window.accept(header.counter) {
+                self.stats.replayed += 1;
+                return;
+            }
+            live = true;
+        }
+        let mut refused = false;
+        for frame in datagram.frames() {
+            match frame {
+                // These two work before a session is proven: they are how it gets proven.
+                Frame::Challenge(challenge) => {
+                    if let Some(peer) = self.peers.get_mut(&from) {
+                        peer.echo = Some(challenge.nonce);
+                        if live || peer.session.is_none() {
+                            peer.name = challenge.name.to_owned();
+                            peer.site = challenge.site.to_owned();
+                        }
+                        self.control.insert(from);
+                    }
+                }
+                Frame::Echo(nonce) => {
+                    if !live {
+                        live = self.handle_echo(now, from, nonce, sender, header.counter);
+                    }
+                }
+                _ if !live => refused = true,
+                Frame::Data(data) => self.handle_data(now, from, sender.node, data),
+                Frame::Digest(digest) => self.handle_digest(now, from, digest),
+                Frame::Solicit(solicit) => self.handle_solicit(now, from, solicit),
+                Frame::Floor(floor) => self.handle_floor(floor),
+                Frame::Unknown { .. } => self.stats.frames_unknown += 1,
+            }
+        }
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return;
+        };
+        if refused {
+            self.stats.unproven += 1;
+        }
+        if live {
+            peer.heard = Some(now);
+            if !peer.up {
+                peer.up = true;
+                self.emit(Event::PeerUp(from));
+            }
+        } else if peer
+            .challenge_sent
+            .is_none_or(|sent| now.since(sent) >= CHALLENGE_ANSWER_MIN)
+        {
+            peer.challenge_now = true;
+            self.control.insert(from);
+        }
+    }
+
+    /// Takes a nonce back; whether that proved the sender's session.
+    fn handle_echo(
+        &mut self,
+        now: Time,
+        from: PeerId,
+        nonce: [u8; 16],
+        sender: SessionId,
+        counter: u64,
+    ) -> bool {
+        let next_nonce = self.nonce();
+        let size = self.config.replay_window;
+        let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.nonce == nonce) else {
+            return false;
+        };
+        peer.nonce = next_nonce;
+        if let Some(sent) = peer.challenge_sent {
+            peer.sample_rtt(now.since(sent));
+        }
+        let restarted = peer
+            .session
+            .as_ref()
+            .is_some_and(|old| old.id.node == sender.node);
+        let window = ReplayWindow::new(size, counter);
+        peer.session = Some(Session {
+            id: sender,
+            window,
+            proven: now,
+        });
+        peer.digest_sent = None;
+        peer.digest_heard = None;
+        peer.challenge_interval = CHALLENGE_INTERVAL_MIN;
+        peer.challenge_due = now;
+        self.stats.sessions += 1;
+        if restarted {
+            self.emit(Event::PeerRestarted(from));
+        }
+        if sender.node == self.node {
+            self.emit(Event::DuplicateNode {
+                node: sender.node,
+                first: None,
+                second: from,
+            });
+        }
+        true
+    }
+
+    fn handle_data(&mut self, now: Time, from: PeerId, sender: NodeId, data: Data<'_>) {
+        if data.stream == self.own {
+            let top = self.streams.get(&self.own).map_or(0, |stream| stream.top);
+            if data.messages().any(|message| message.seq > top) {
+                self.reopen(now, 0);
+            } else {
+                self.stats.duplicates += data.messages().count() as u64;
+            }
+            return;
+        }
+        let Some(stream) = self.stream(data.stream) else {
+            self.stats.streams_refused += data.messages().count() as u64;
+            return;
+        };
+        if !data.repair && data.stream.node == sender {
+            stream.origin = Some(from);
+        }
+        for message in data.messages() {
+            self.handle_message(now, data.stream, data.repair, &message);
+        }
+        if data.repair {
+            return;
+        }
+        // A gap before what was just disseminated: ask its origin, unless it is mere reordering.
+        let jitter = self.jitter(SOLICIT_JITTER);
+        if let Some(stream) = self.streams.get_mut(&data.stream) {
+            if stream.gap_due.is_none() && stream.origin.is_some() && stream.has_gaps() {
+                let due = now + REORDER_DELAY + jitter;
+                stream.gap_due = Some(due);
+                self.gaps_due.insert((due, data.stream));
+            }
+        }
+    }
+
+    fn handle_message(&mut self, now: Time, id: StreamId, repair: bool, message: &WireMessage<'_>) {
+        let (ready_count, round) = (self.ready_count, self.round);
+        let oldest = self.oldest_wanted(now);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let seq = message.seq;
+        if seq < stream.floor || stream.known.contains(seq) {
+            self.stats.duplicates += 1;
+            return;
+        }
+        if wire::MESSAGE_OVERHEAD_BYTES + message.body.len() > MESSAGE_BYTES_MAX {
+            // It could not be given on as a repair.
+            self.stats.oversized += 1;
+            return;
+        }
+        stream.top = stream.top.max(seq);
+        stream.changed = round;
+        let born = now - Duration::from_millis(message.age_ms);
+        if born < oldest {
+            stream.known.insert(seq);
+            self.stats.skipped += 1;
+            return;
+        }
+        if ready_count >= READY_MAX {
+            self.stats.deferred += 1;
+            return;
+        }
+        let purge = message.purge();
+        stream.known.insert(seq);
+        stream.held.insert(seq);
+        // A stream that was opened late enough holds nothing that is too old.
+        let opened = born - Duration::from_millis(message.issued_ms);
+        stream.note_young(if opened >= oldest { 1 } else { seq });
+        let message_id = MessageId { stream: id, seq };
+        let unsupported_op = match purge {
+            Purge::Unknown { op, .. } => Some(op),
+            Purge::Digest(_) => None,
+        };
+        if unsupported_op.is_some() {
+            stream.unsupported.insert(seq);
+        } else {
+            stream.ready.insert(seq);
+            self.ready.insert(id);
+            self.ready_count += 1;
+        }
+        self.store.insert(
+            message_id,
+            Held {
+                born,
+                issued_ms: message.issued_ms,
+                purge,
+            },
+        );
+        if repair {
+            self.stats.recovered += 1;
+        } else {
+            self.stats.received += 1;
+        }
+        if let Some(op) = unsupported_op {
+            self.stats.unsupported += 1;
+            self.emit(Event::UnsupportedOp(message_id, op));
+        }
+    }
+
+    /// The next purge for the cache, if one waits. Streams take turns.
+    pub fn poll_delivery(&mut self, now: Time) -> Option<Delivery> {
+        loop {
+            let after = self
+                .last_delivered
+                .map_or(Bound::Unbounded, Bound::Excluded);
+            let next = self.ready.range((after, Bound::Unbounded)).next();
+            let stream_id = *next.or_else(|| self.ready.first())?;
+            self.last_delivered = Some(stream_id);
+            let Some(stream) = self.streams.get_mut(&stream_id) else {
+                self.ready.remove(&stream_id);
+                continue;
+            };
+            let popped = stream.ready.pop_first();
+            if stream.ready.is_empty() {
+                self.ready.remove(&stream_id);
+            }
+            let Some(seq) = popped else { continue };
+            self.ready_count = self.ready_count.saturating_sub(1);
+            let id = MessageId {
+                stream: stream_id,
+                seq,
+            };
+            match self.store.get(id) {
+                Fetch::Held(held) => {
+                    stream.in_flight.insert(seq);
+                    return Some(Delivery {
+                        id,
+                        purge: held.purge,
+                        age: now.since(held.born),
+                        arrival: now,
+                        issued_wall_ms: stream_id.epoch.stamp.saturating_add(held.issued_ms),
+                    });
+                }
+                Fetch::Pending => self.retry(now, id),
+                Fetch::Gone => {
+                    // The store lost it before it was applied: wanted from the fleet again.
+                    stream.held.remove(seq);
+                    stream.known.remove(seq);
+                }
+            }
+        }
+    }
+
+    /// The next datagram to send, if there is one. Call until it says none.
+    pub fn poll_transmit(&mut self, now: Time) -> Option<Transmit> {
+        let transmit = self
+            .poll_control(now)
+            .or_else(|| self.poll_dissemination(now))
+            .or_else(|| self.poll_digest())
+            .or_else(|| self.poll_solicit(now))
+            .or_else(|| self.poll_repair(now))?;
+        debug_assert!(transmit.payload.len() <= PLAINTEXT_BYTES_MAX);
+        self.stats.datagrams_out += 1;
+        Some(transmit)
+    }
+
+    fn poll_control(&mut self, now: Time) -> Option<Transmit> {
+        while let Some(id) = self.control.pop_first() {
+            let Some(peer) = self.peers.get_mut(&id) else {
+                continue;
+            };
+            let echo = peer.echo.take();
+            let challenge = std::mem::take(&mut peer.challenge_now);
+            let nonce = peer.nonce;
+            let instance = peer.instance();
+            if challenge {
+                peer.challenge_sent = Some(now);
+                self.stats.challenges += 1;
+            }
+            if echo.is_none() && !challenge {
+                continue;
+            }
+            // A challenge may be for the peer's next life, so it is for whoever receives it.
+            let mut payload = self.datagram(if challenge { 0 } else { instance });
+            if let Some(nonce) = echo {
+                wire::put_echo(&mut payload, nonce);
+            }
+            if challenge {
+                let (name, site) = (&self.config.name, &self.config.site);
+                wire::Challenge { nonce, name, site }.encode(&mut payload);
+            }
+            return Some(Transmit {
+                to: To::Peer(id),
+                payload,
+            });
+        }
+        None
+    }
+
+    /// What was issued and not yet sent, as much as fits, behind it the latest earlier messages.
+    fn poll_dissemination(&mut self, now: Time) -> Option<Transmit> {
+        let top = self.streams.get(&self.own)?.top;
+        if self.sent >= top {
+            return None;
+        }
+        if self.peers.is_empty() {
+            self.sent = top;
+            return None;
+        }
+        let (own, first) = (self.own, self.sent + 1);
+        let mut fresh = Vec::new();
+        let mut writer = DataWriter::new(
+            &mut fresh,
+            PLAINTEXT_BYTES_MAX - wire::HEADER_BYTES,
+            own,
+            false,
+        );
+        let mut last = self.sent;
+        for seq in first..=top {
+            match self.store.get(MessageId { stream: own, seq }) {
+                Fetch::Held(held) => {
+                    if !writer.push(&wire_message(now, seq, &held)) {
+                        break;
+                    }
+                }
+                // It was evicted in the moment since its issue: anti-entropy cannot bring it
+                // either, but the cache here has it and later ones must not wait for it.
+                Fetch::Gone | Fetch::Pending => {}
+            }
+            last = seq;
+        }
+        writer.finish();
+        let room = PLAINTEXT_BYTES_MAX - wire::HEADER_BYTES - fresh.len();
+        self.sent = last;
+        let mut payload = self.datagram(0);
+        if last == top && room > 0 {
+            self.put_redundant(now, first, room, &mut payload);
+        }
+        payload.append(&mut fresh);
+        Some(Transmit {
+            to: To::All,
+            payload,
+        })
+    }
+
+    /// Repeats the latest messages before `first`, as many as `room` bytes take.
+    fn put_redundant(&mut self, now: Time, first: u64, room: usize, payload: &mut Vec<u8>) {
+        let own = self.own;
+        let mut earlier = Vec::new();
+        let mut bytes = wire::FRAME_HEAD_BYTES + 1 + wire::STREAM_ID_BYTES;
+        for seq in (first.saturating_sub(REDUNDANT_MESSAGES_MAX).max(1)..first).rev() {
+            let Fetch::Held(held) = self.store.get(MessageId { stream: own, seq }) else {
+                break;
+            };
+            // The longest that the varints beside the body can be.
+            bytes += 9 + 10 + 10 + 3 + 3 + held.purge.op().1.len();
+            if bytes > room || now.since(held.born) > REDUNDANT_AGE_MAX {
+                break;
+            }
+            earlier.push((seq, held));
+        }
+        let bytes_max = payload.len() + room;
+        let mut writer = DataWriter::new(payload, bytes_max, own, false);
+        for (seq, held) in earlier.iter().rev() {
+            writer.push(&wire_message(now, *seq, held));
+        }
+        writer.finish();
+    }
+
+    /// When [`Core::handle_timeout`] is to be called next.
+    pub fn poll_timeout(&self) -> Time {
+        let gap = self.gaps_due.first().map_or(Time::NEVER, |(due, _)| *due);
+        let solicit = self
+            .solicits
+            .values()
+            .map(|s| s.due)
+            .min()
+            .unwrap_or(Time::NEVER);
+        self.next_round.min(gap).min(solicit).min(self.retry_at)
+    }
+
+    /// Does what is due at `now`. The driver's loop: feed what came (`handle_*`), then take what
+    /// goes (`poll_transmit`, `poll_delivery`, `poll_event`) until each says none, then wait for
+    /// input or until `poll_timeout`.
+    pub fn handle_timeout(&mut self, now: Time) {
+        if now >= self.retry_at {
+            self.retry_at = Time::NEVER;
+            for id in std::mem::take(&mut self.retrying) {
+                let Some(stream) = self.streams.get_mut(&id) else {
+                    continue;
+                };
+                let retry = std::mem::take(&mut stream.retry);
+                for range in retry.iter() {
+                    self.ready_count += width(&range);
+                    stream.ready.insert_range(range);
+                }
+                if !stream.ready.is_empty() {
+                    self.ready.insert(id);
+                }
+            }
+        }
+        while let Some((due, id)) = self
+            .gaps_due
+            .first()
+            .copied()
+            .filter(|(due, _)| *due <= now)
+        {
+            self.gaps_due.remove(&(due, id));
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.gap_due = None;
+            }
+            self.solicit_gaps(now, id);
+        }
+        if now >= self.next_round {
+            self.tick(now);
+        }
+    }
+
+    /// One round.
+    fn tick(&mut self, now: Time) {
+        self.round += 1;
+        self.stats.rounds += 1;
+        // After a pause of the process there is one round, not all those that were missed.
+        self.next_round = now + self.jittered_round();
+        self.repair_left = self.config.repair_bytes_all;
+        self.expire(now);
+        self.check_peers(now);
+        self.digests.clear();
+        match self.choose_peer() {
+            Some(peer) => self.build_digests(now, peer),
+            None => self.stats.rounds_alone += 1,
+        }
+    }
+
+    fn check_peers(&mut self, now: Time) {
+        let silent = PEER_SILENT_MIN.max(
+            self.config
+                .round
+                .saturating_mul(10)
+                .saturating_mul(self.peers.len() as u32),
+        );
+        let mut events = Vec::new();
+        for (&id, peer) in &mut self.peers {
+            if peer.up && peer.heard.is_none_or(|heard| now.since(heard) > silent) {
+                peer.up = false;
+                peer.challenge_due = now;
+                events.push(Event::PeerDown(id));
+            }
+            if !peer.up && now >= peer.challenge_due {
+                peer.challenge_now = true;
+                peer.challenge_due = now + peer.challenge_interval;
+                peer.challenge_interval = (peer.challenge_interval * 2).min(CHALLENGE_INTERVAL_MAX);
+                self.control.insert(id);
+            }
+        }
+        // Two peers with one node id that were both heard after the other was proven both live.
+        let mut by_node: BTreeMap<NodeId, Vec<PeerId>> = BTreeMap::new();
+        if self.round % 20 == 0 {
+            for (&id, peer) in self.peers.iter().filter(|(_, peer)| peer.up) {
+                if let Some(session) = &peer.session {
+                    by_node.entry(session.id.node).or_default().push(id);
+                }
+            }
+        }
+        for (node, ids) in by_node {
+            for pair in ids.windows(2) {
+                if let [first, second] = *pair {
+                    if self.both_live(first, second) {
+                        events.push(Event::DuplicateNode {
+                            node,
+                            first: Some(first),
+                            second,
+                        });
+                    }
+                }
+            }
+            if node == self.node {
+                events.extend(ids.iter().map(|&second| Event::DuplicateNode {
+                    node,
+                    first: None,
+                    second,
+                }));
+            }
+        }
+        for event in events {
+            self.emit(event);
+        }
+    }
+
+    fn both_live(&self, first: PeerId, second: PeerId) -> bool {
+        let heard_after = |a: PeerId, b: PeerId| {
+            let heard = self.peers.get(&a).and_then(|peer| peer.heard);
+            let proven = self.peers.get(&b).and_then(|peer| peer.session.as_ref());
+            heard
+                .zip(proven)
+                .is_some_and(|(heard, session)| heard > session.proven)
+        };
+        heard_after(first, second) && heard_after(second, first)
+    }
+
+    /// A random peer for this round: of the own site in a share of rounds, now and then one that is
+    /// held to be down, so that the end of a cut is noticed.
+    fn choose_peer(&mut self) -> Option<PeerId> {
+        let explore = self.rng.random_ratio(1, EXPLORE_ONE_IN);
+        let near = self
+            .rng
+            .random_ratio(self.config.own_site_percent.min(100), 100);
+        let pick = |rng: &mut R, wanted: &dyn Fn(&Peer) -> bool| {
+            let count = self.peers.values().filter(|peer| wanted(peer)).count();
+            let skip = if count == 0 {
+                return None;
+            } else {
+                rng.random_range(0..count)
+            };
+            self.peers
+                .iter()
+                .filter(|(_, peer)| wanted(peer))
+                .nth(skip)
+                .map(|(&id, _)| id)
+        };
+        let rng = &mut self.rng;
+        let down = if explore {
+            pick(rng, &|peer| !peer.up)
+        } else {
+            None
+        };
+        let near = if near {
+            pick(rng, &|peer| peer.up && peer.own_site)
+        } else {
+            None
+        };
+        down.or(near)
+            .or_else(|| pick(rng, &|peer| peer.up))
+            .or_else(|| pick(rng, &|_| true))
+    }
+
+    /// Drops what is too old, and the oldest while the store is too large.
+    fn expire(&mut self, now: Time) {
+        let cutoff = now - self.config.retention;
+        let mut empty = Vec::new();
+        for (&id, stream) in &mut self.streams {
+            let old = self.store.oldest(id).filter(|(_, born)| *born < cutoff);
+            if let Some((seq, born)) = old.and_then(|_| self.store.last_born_before(id, cutoff)) {
+                self.stats.expired += stream
+                    .held
+                    .within(0..=seq)
+                    .fold(0, |n: u64, r| n.saturating_add(width(&r)));
+                let (lost, waiting) = stream.raise_floor(seq + 1, born);
+                self.stats.lost = self.stats.lost.saturating_add(lost);
+                self.ready_count = self.ready_count.saturating_sub(waiting);
+                self.store.remove_below(id, seq + 1);
+            }
+            if id != self.own
+                && stream.held.is_empty()
+                && stream.in_flight.is_empty()
+                && self.round.saturating_sub(stream.changed) > LINGER_ROUNDS
+            {
+                empty.push(id);
+            }
+        }
+        for id in empty {
+            self.forget_stream(id);
+        }
+        while self.store.bytes() > self.config.retention_bytes && self.evict() {}
+    }
+
+    /// Drops a batch of the oldest messages held. They stay seen, or wanted, as they were.
+    fn evict(&mut self) -> bool {
+        const BATCH: u64 = 1_024;
+        let mut oldest: Option<(Time, StreamId, u64)> = None;
+        for (&id, stream) in &self.streams {
+            let Some((seq, born)) = self.store.oldest(id) else {
+                continue;
+            };
+            // What has not been applied is not given up, or it would have to be fetched again.
+            let pinned = [&stream.ready, &stream.retry]
+                .into_iter()
+                .filter_map(RangeSet::first);
+            let pinned = pinned.min().unwrap_or(u64::MAX);
+            if seq < pinned && oldest.is_none_or(|(before, ..)| born < before) {
+                oldest = Some((born, id, (seq + BATCH).min(pinned)));
+            }
+        }
+        let Some((_, id, below)) = oldest else {
+            return false;
+        };
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return false;
+        };
+        let held = stream.held.within(0..=below - 1);
+        self.stats.evicted += held.fold(0, |n: u64, range| n.saturating_add(width(&range)));
+        stream.held.remove_below(below);
+        self.store.remove_below(id, below);
+        true
+    }
+
+    fn forget_stream(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.remove(&id) {
+            self.ready_count = self.ready_count.saturating_sub(stream.ready.count());
+            self.ready.remove(&id);
+            self.retrying.remove(&id);
+            if let Some(due) = stream.gap_due {
+                self.gaps_due.remove(&(due, id));
+            }
+            self.store.remove_below(id, u64::MAX);
+        }
+    }
+
+    /// Opens another stream for this node's purges, because somebody else speaks as this node.
+    pub(crate) fn reopen(&mut self, now: Time, stamp_heard: u64) {
+        if self.reopenings >= REOPENINGS_MAX {
+            return;
+        }
+        self.reopenings += 1;
+        self.stats.reopened += 1;
+        let from = self.own;
+        let elapsed_ms = now.since(self.opened).as_millis() as u64;
+        let stamp = from
+            .epoch
+            .stamp
+            .saturating_add(elapsed_ms)
+            .max(stamp_heard)
+            .saturating_add(1);
+        self.own.epoch = Epoch {
+            stamp,
+            random: self.rng.next_u64(),
+        };
+        self.opened = now;
+        self.sent = 0;
+        self.streams.insert(self.own, Stream::new(self.round));
+        self.emit(Event::Reopened { from, to: self.own });
+    }
+
+    /// The state of a stream, made if there is room for one more.
+    pub(crate) fn stream(&mut self, id: StreamId) -> Option<&mut Stream> {
+        if !self.streams.contains_key(&id) {
+            if self.streams.len() >= STREAMS_MAX {
+                self.emit(Event::TooManyStreams(id));
+                return None;
+            }
+            self.streams.insert(id, Stream::new(self.round));
+        }
+        self.streams.get_mut(&id)
+    }
+
+    /// A datagram with its header, for the frames to be appended.
+    pub(crate) fn datagram(&mut self, to: u64) -> Vec<u8> {
+        self.counter += 1;
+        let mut payload = Vec::with_capacity(PLAINTEXT_BYTES_MAX);
+        Header {
+            node: self.node,
+            instance: self.instance,
+            to,
+            counter: self.counter,
+        }
+        .encode(&mut payload);
+        payload
+    }
+
+    /// Messages born before this are not wanted.
+    pub(crate) fn oldest_wanted(&self, now: Time) -> Time {
+        self.born_min.max(now - self.config.retention)
+    }
+
+    pub(crate) fn jitter(&mut self, max: Duration) -> Duration {
+        Duration::from_micros(self.rng.random_range(0..=max.as_micros() as u64))
+    }
+
+    /// The configured round, give or take a tenth: nodes started together must not stay in step.
+    fn jittered_round(&mut self) -> Duration {
+        self.config.round.mul_f64(self.rng.random_range(0.9..1.1))
+    }
+
+    fn nonce(&mut self) -> [u8; 16] {
+        let mut nonce = [0; 16];
+        self.rng.fill_bytes(&mut nonce);
+        nonce
+    }
+
+    fn emit(&mut self, event: Event) {
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+            self.stats.events_dropped += 1;
+        }
+        self.events.push_back(event);
+    }
+
+    /// The next thing that an operator should hear of.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// What this node knows of a message.
+    pub fn knows(&self, id: MessageId) -> Knowledge {
+        let Some(stream) = self.streams.get(&id.stream) else {
+            return Knowledge::Unknown;
+        };
+        if stream.seen.contains(id.seq) {
+            Knowledge::Seen
+        } else if stream.unsupported.contains(id.seq) {
+            Knowledge::Unsupported
+        } else if stream.in_flight.contains(id.seq)
+            || stream.ready.contains(id.seq)
+            || stream.retry.contains(id.seq)
+        {
+            Knowledge::Held
+        } else if id.seq > 0 && (id.seq < stream.floor || stream.known.contains(id.seq)) {
+            Knowledge::Skipped
+        } else {
+            Knowledge::Unknown
+        }
+    }
+
+    /// All streams, in the order of their ids.
+    pub fn streams(&self) -> impl Iterator<Item = StreamView<'_>> {
+        self.streams.iter().map(|(&id, stream)| StreamView {
+            id,
+            own: id == self.own,
+            floor: stream.floor,
+            top: stream.top,
+            held: &stream.held,
+            seen: &stream.seen,
+            unsupported: &stream.unsupported,
+            wanted: stream
+                .wanted(0..=u64::MAX)
+                .fold(0, |n: u64, gap| n.saturating_add(width(&gap))),
+        })
+    }
+
+    /// All peers, in the order of their numbers.
+    pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
+        self.peers.iter().map(|(&id, peer)| PeerView {
+            id,
+            session: peer.session.as_ref().map(|session| session.id),
+            name: peer.name.clone(),
+            site: peer.site.clone(),
+            heard: peer.heard,
+            up: peer.up,
+            rtt: peer.rtt,
+        })
+    }
+
+    /// This node's id.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The stream that this node's purges go to.
+    pub fn own_stream(&self) -> StreamId {
+        self.own
+    }
+
+    /// How many messages wait to be handed to the cache.
+    pub fn ready_count(&self) -> u64 {
+        self.ready_count
+    }
+
+    /// Bytes of messages held, as the store counts them.
+    pub fn held_bytes(&self) -> u64 {
+        self.store.bytes()
+    }
+
+    /// The counters.
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+}
+
+/// A held message as it travels at `now`.
+pub(crate) fn wire_message(now: Time, seq: u64, held: &Held) -> WireMessage<'_> {
+    let (op, body) = held.purge.op();
+    let age_ms = now.since(held.born).as_millis() as u64;
+    WireMessage {
+        seq,
+        age_ms,
+        issued_ms: held.issued_ms,
+        op,
+        body,
+    }
+}

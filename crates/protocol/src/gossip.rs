@@ -1,0 +1,658 @@
+//! Anti-entropy: digest, solicit, repair.
+//!
+//! Each round a node sends a *digest* to one random peer: for some streams, which messages it holds
+//! and which it lacks. The receiver *solicits* what it lacks itself (pull), after a moment's delay
+//! in which it may still come, and sends what the digest's sender lacks (push). Both answers are
+//! *repairs*: ordinary data, to one peer. A solicit must come back while the digest that it answers
+//! is still current: a node that is too slow to answer in time mends itself at its own next
+//! rounds, not at the cost of others.
+
+use std::collections::BTreeMap;
+use std::ops::{Bound, RangeInclusive};
+
+use rand::RngCore;
+
+use crate::bounds::{
+    ACTIVE_ROUNDS, DIGEST_PARTS_MAX, OLDEST_SHARE_PERCENT, PLAINTEXT_BYTES_MAX, PUSH_SLACK,
+    REORDER_DELAY, REPAIR_RANGES_MAX, SOLICIT_JITTER, SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX,
+};
+use crate::core::{Core, To, Transmit, wire_message};
+use crate::id::{MessageId, StreamId};
+use crate::peer::PeerId;
+use crate::ranges::{RangeSet, width};
+use crate::store::{Fetch, Store};
+use crate::stream::Stream;
+use crate::time::Time;
+use crate::wire::{self, DataWriter, Digest, EntryWriter, Floor, RunKind, Solicit};
+
+/// Bytes that a URL purge takes as a repair: what turns budgets of bytes into numbers of messages.
+const MESSAGE_BYTES_TYPICAL: u64 = 40;
+
+/// A solicit that waits for its moment.
+#[derive(Debug)]
+pub(crate) struct PendingSolicit {
+    pub due: Time,
+    round: u64,
+    /// When the digest came that it answers.
+    heard: Time,
+    wants: BTreeMap<StreamId, RangeSet>,
+}
+
+/// How much may still be picked.
+#[derive(Clone, Copy)]
+struct Allowance {
+    ranges: usize,
+    messages: u64,
+}
+
+/// Picks from `newest` (descending ranges) until the allowance, less the share of the oldest, is
+/// used up, and then from `oldest` (ascending ranges) as much as is left.
+fn pick(
+    allowance: Allowance,
+    newest: impl Iterator<Item = RangeInclusive<u64>>,
+    oldest: impl Iterator<Item = RangeInclusive<u64>>,
+) -> RangeSet {
+    let mut picked = RangeSet::new();
+    let share = |n: u64| n - n * OLDEST_SHARE_PERCENT / 100;
+    let mut left = Allowance {
+        ranges: share(allowance.ranges as u64) as usize,
+        messages: share(allowance.messages),
+    };
+    let mut exhausted = true;
+    for range in newest {
+        if left.ranges == 0 || left.messages == 0 {
+            exhausted = false;
+            break;
+        }
+        let take = width(&range).min(left.messages);
+        picked.insert_range(*range.end() - (take - 1)..=*range.end());
+        left.ranges -= 1;
+        left.messages -= take;
+        exhausted = take == width(&range);
+    }
+    if exhausted {
+        return picked;
+    }
+    left.ranges += allowance.ranges - share(allowance.ranges as u64) as usize;
+    left.messages += allowance.messages - share(allowance.messages);
+    for range in oldest {
+        if left.ranges == 0 || left.messages == 0 {
+            break;
+        }
+        let take = width(&range).min(left.messages);
+        picked.insert_range(*range.start()..=*range.start() + (take - 1));
+        left.ranges -= 1;
+        left.messages -= take;
+    }
+    picked
+}
+
+impl<S: Store, R: RngCore> Core<S, R> {
+    // ---- digest ----
+
+    /// Builds this round's digest for `peer`: active streams first, the rest of the room for the
+    /// others in turn.
+    pub(crate) fn build_digests(&mut self, now: Time, id: PeerId) {
+        let round = self.round;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        peer.digest_sent = Some((round, now));
+        let instance = peer.instance();
+        let echo = peer.digest_heard.map_or((0, 0), |(heard_round, heard)| {
+            (heard_round, now.since(heard).as_micros() as u64)
+        });
+        let since = round.saturating_sub(u64::from(ACTIVE_ROUNDS));
+        let mut active: Vec<(u64, StreamId)> = self
+            .streams
+            .iter()
+            .filter(|(_, stream)| stream.top > 0)
+            .filter(|(_, stream)| stream.changed >= since || stream.has_gaps())
+            .map(|(&id, stream)| (stream.changed, id))
+            .collect();
+        active.sort_unstable_by(|a, b| b.cmp(a));
+        let after = self.rotation.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.streams.range((after, Bound::Unbounded));
+        let rotated: Vec<StreamId> = later
+            .chain(self.streams.iter())
+            .take(self.streams.len())
+            .filter(|(_, stream)| stream.top > 0)
+            .filter(|(_, stream)| stream.changed < since && !stream.has_gaps())
+            .map(|(&id, _)| id)
+            .collect();
+        let active_count = active.len();
+        let mut order = active
+            .into_iter()
+            .map(|(_, id)| id)
+            .chain(rotated)
+            .enumerate()
+            .peekable();
+        for part in 0..DIGEST_PARTS_MAX {
+            // Quiet streams fill up a part; they do not make one more.
+            let more = order.peek().is_some_and(|(index, _)| *index < active_count);
+            if part > 0 && !more {
+                break;
+            }
+            let mut payload = self.datagram(instance);
+            let room = PLAINTEXT_BYTES_MAX - payload.len() - wire::FRAME_HEAD_BYTES - 30;
+            let mut entries = Vec::with_capacity(room);
+            while let Some(&(index, stream_id)) = order.peek() {
+                let Some(stream) = self.streams.get_mut(&stream_id) else {
+                    break;
+                };
+                let left = room - entries.len();
+                // An entry that would be squeezed into the last bytes waits for the next part.
+                if left < EntryWriter::OVERHEAD_BYTES + 24 {
+                    break;
+                }
+                digest_entry(stream_id, stream, left).encode(&mut entries);
+                if index >= active_count {
+                    self.rotation = Some(stream_id);
+                }
+                order.next();
+            }
+            wire::put_digest(&mut payload, round, echo, |out| out.append(&mut entries));
+            self.digests.push_back((id, payload));
+        }
+    }
+
+    pub(crate) fn poll_digest(&mut self) -> Option<Transmit> {
+        let (peer, payload) = self.digests.pop_front()?;
+        self.stats.digests_out += 1;
+        Some(Transmit {
+            to: To::Peer(peer),
+            payload,
+        })
+    }
+
+    pub(crate) fn handle_digest(&mut self, now: Time, from: PeerId, digest: Digest<'_>) {
+        self.stats.digests_in += 1;
+        let jitter = self.jitter(SOLICIT_JITTER);
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return;
+        };
+        if let Some((round, sent)) = peer.digest_sent {
+            if round == digest.echo_round {
+                let delay = std::time::Duration::from_micros(digest.echo_delay_us);
+                peer.sample_rtt(now.since(sent).saturating_sub(delay));
+            }
+        }
+        peer.digest_heard = Some((digest.round, now));
+        let (in_transit, own_stamp) = (peer.rtt_or_guess() + PUSH_SLACK, self.own.epoch.stamp);
+
+        // First learn how far each stream goes; then what is lacking is shared out over streams.
+        let mut stamp_heard = 0;
+        let mut lacking = 0u64;
+        let mut pushable = 0u64;
+        for entry in digest.entries() {
+            let held_top = entry
+                .runs()
+                .filter(|(kind, _)| *kind == RunKind::Held)
+                .map(|(_, range)| *range.end())
+                .last();
+            if entry.stream == self.own {
+                let top = self.streams.get(&self.own).map_or(0, |stream| stream.top);
+                if held_top.is_some_and(|held| held > top) {
+                    stamp_heard = stamp_heard.max(own_stamp);
+                }
+            } else if entry.stream.node == self.node && entry.stream.epoch.stamp > own_stamp {
+                stamp_heard = stamp_heard.max(entry.stream.epoch.stamp);
+            }
+            let Some(held_top) = held_top else {
+                pushable += u64::from(self.streams.contains_key(&entry.stream));
+                continue;
+            };
+            let own = entry.stream == self.own;
+            let round = self.round;
+            let Some(stream) = self.stream(entry.stream) else {
+                continue;
+            };
+            pushable += 1;
+            if !own && held_top > stream.top && held_top >= stream.floor {
+                stream.top = held_top;
+                stream.changed = round;
+            }
+            lacking += u64::from(!own && stream.has_gaps());
+        }
+        if stamp_heard > 0 {
+            self.reopen(now, stamp_heard);
+        }
+
+        let mut wants = BTreeMap::new();
+        let shares = lacking.max(1);
+        let pull = Allowance {
+            ranges: (SOLICIT_RANGES_MAX as u64 / shares).max(4) as usize,
+            messages: (SOLICIT_MESSAGES_MAX / shares).max(16),
+        };
+        let shares = pushable.max(1);
+        let push = Allowance {
+            ranges: (REPAIR_RANGES_MAX as u64 / shares).max(4) as usize,
+            messages: (self.config.repair_bytes_peer / MESSAGE_BYTES_TYPICAL / shares).max(16),
+        };
+        for entry in digest.entries() {
+            let Some(stream) = self.streams.get(&entry.stream) else {
+                continue;
+            };
+            if entry.stream != self.own && stream.has_gaps() {
+                let held = runs_of(entry.runs(), RunKind::Held);
+                let newest = held.iter().rev().flat_map(|range| stream.wanted_rev(range));
+                let oldest = held.iter().flat_map(|range| stream.wanted(range));
+                let picked = pick(pull, newest, oldest);
+                if !picked.is_empty() {
+                    wants.insert(entry.stream, picked);
+                }
+            }
+            let missing = runs_of(entry.runs(), RunKind::Missing);
+            if missing.is_empty() || stream.held.is_empty() {
+                continue;
+            }
+            // What is younger than this may be on its way to the peer right now.
+            let Some((settled, _)) = self.store.last_born_before(entry.stream, now - in_transit)
+            else {
+                continue;
+            };
+            let upto = |range: RangeInclusive<u64>| *range.start()..=settled.min(*range.end());
+            let newest = missing
+                .iter()
+                .rev()
+                .flat_map(|range| stream.held.within(upto(range)).rev());
+            let oldest = missing
+                .iter()
+                .flat_map(|range| stream.held.within(upto(range)));
+            let picked = pick(push, newest, oldest);
+            self.queue_repair(now, from, entry.stream, picked);
+        }
+        if !wants.is_empty() {
+            let due = now + REORDER_DELAY + jitter;
+            let pending = PendingSolicit {
+                due,
+                round: digest.round,
+                heard: now,
+                wants,
+            };
+            match self.solicits.get_mut(&from) {
+                // Another part of the same digest.
+                Some(before) if before.round == pending.round => before.wants.extend(pending.wants),
+                _ => {
+                    self.solicits.insert(from, pending);
+                }
+            }
+        }
+    }
+
+    // ---- solicit ----
+
+    /// Asks the origin of a stream for what dissemination did not bring.
+    pub(crate) fn solicit_gaps(&mut self, now: Time, id: StreamId) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        let Some(origin) = stream.origin else { return };
+        let allowance = Allowance {
+            ranges: SOLICIT_RANGES_MAX,
+            messages: SOLICIT_MESSAGES_MAX,
+        };
+        let all = 0..=u64::MAX;
+        let picked = pick(
+            allowance,
+            stream.wanted_rev(all.clone()),
+            stream.wanted(all),
+        );
+        if picked.is_empty() || !self.peers.contains_key(&origin) {
+            return;
+        }
+        match self.solicits.get_mut(&origin) {
+            Some(pending) => {
+                let wants = pending.wants.entry(id).or_default();
+                picked.iter().for_each(|range| wants.insert_range(range));
+            }
+            None => {
+                let wants = BTreeMap::from([(id, picked)]);
+                let pending = PendingSolicit {
+                    due: now,
+                    round: 0,
+                    heard: now,
+                    wants,
+                };
+                self.solicits.insert(origin, pending);
+            }
+        }
+    }
+
+    pub(crate) fn poll_solicit(&mut self, now: Time) -> Option<Transmit> {
+        loop {
+            let due = self.solicits.iter().find(|(_, pending)| pending.due <= now);
+            let id = *due?.0;
+            let pending = self.solicits.remove(&id)?;
+            let Some(peer) = self.peers.get(&id) else {
+                continue;
+            };
+            let (instance, until) = (peer.instance(), now + peer.repeat_after());
+            let age_ms_max = now.since(self.oldest_wanted(now)).as_millis() as u64;
+            let mut entries = Vec::new();
+            let room = PLAINTEXT_BYTES_MAX - wire::HEADER_BYTES - wire::FRAME_HEAD_BYTES - 30;
+            for (stream_id, picked) in pending.wants {
+                let Some(stream) = self.streams.get_mut(&stream_id) else {
+                    continue;
+                };
+                // In the meantime some may have come, or have been asked of somebody else.
+                let mut wanted = RangeSet::new();
+                for range in picked.iter().flat_map(|range| stream.wanted(range)) {
+                    wanted.insert_range(range);
+                }
+                stream.subtract_asked(now, until, &mut wanted);
+                let wanted = shrink(wanted, room.saturating_sub(entries.len()));
+                if !wanted.is_empty() {
+                    stream.note_asked(&wanted);
+                    self.stats.solicited = self.stats.solicited.saturating_add(wanted.count());
+                    wire::put_solicit_entry(&mut entries, stream_id, wanted.iter());
+                }
+            }
+            if entries.is_empty() {
+                continue;
+            }
+            let mut payload = self.datagram(instance);
+            let delay_us = now.since(pending.heard).as_micros() as u64;
+            wire::put_solicit(&mut payload, pending.round, delay_us, age_ms_max, &entries);
+            self.stats.solicits_out += 1;
+            return Some(Transmit {
+                to: To::Peer(id),
+                payload,
+            });
+        }
+    }
+
+    pub(crate) fn handle_solicit(&mut self, now: Time, from: PeerId, solicit: Solicit<'_>) {
+        self.stats.solicits_in += 1;
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return;
+        };
+        if solicit.round != 0 {
+            // Current for as long as the round trip needs, and two rounds at least.
+            let current = (peer.rtt_or_guess() * 4).max(self.config.round * 2);
+            match peer.digest_sent {
+                Some((round, sent)) if round == solicit.round && now.since(sent) <= current => {
+                    let delay = std::time::Duration::from_micros(solicit.delay_us);
+                    peer.sample_rtt(now.since(sent).saturating_sub(delay));
+                }
+                _ => {
+                    self.stats.solicits_stale += 1;
+                    return;
+                }
+            }
+        }
+        let cutoff = now - std::time::Duration::from_millis(solicit.age_ms_max);
+        let shares = (solicit.entries().count() as u64).max(1);
+        let allowance = Allowance {
+            ranges: (REPAIR_RANGES_MAX as u64 / shares).max(4) as usize,
+            messages: (self.config.repair_bytes_peer / MESSAGE_BYTES_TYPICAL / shares).max(16),
+        };
+        for entry in solicit.entries() {
+            let Some(stream) = self.streams.get(&entry.stream) else {
+                continue;
+            };
+            let young = first_young(&self.store, entry.stream, stream, cutoff);
+            let asked_first = entry
+                .ranges()
+                .next()
+                .map_or(u64::MAX, |range| *range.start());
+            if asked_first < young {
+                if let Some(peer) = self.peers.get_mut(&from) {
+                    peer.floors.insert(entry.stream, young);
+                    self.repairing.insert(from);
+                }
+            }
+            let mut asked = RangeSet::new();
+            for range in entry.ranges() {
+                asked.insert_range((*range.start()).max(young)..=*range.end());
+            }
+            let newest = asked
+                .iter()
+                .rev()
+                .flat_map(|range| stream.held.within(range).rev());
+            let oldest = asked.iter().flat_map(|range| stream.held.within(range));
+            let picked = pick(allowance, newest, oldest);
+            self.queue_repair(now, from, entry.stream, picked);
+        }
+    }
+
+    /// Everything of the stream below the floor is older than this node has said it wants.
+    pub(crate) fn handle_floor(&mut self, floor: Floor) {
+        let Some(stream) = self.streams.get_mut(&floor.stream) else {
+            return;
+        };
+        // Only as the answer to a question, and not beyond what is known to exist.
+        let seq = floor.seq.min(stream.top.saturating_add(1));
+        if floor.stream == self.own || seq <= stream.floor || !stream.asked_within(0..=seq - 1) {
+            return;
+        }
+        let skipped = stream
+            .wanted(0..=seq - 1)
+            .fold(0, |n: u64, gap| n.saturating_add(width(&gap)));
+        stream.known.insert_range(stream.floor..=seq - 1);
+        stream.note_young(seq);
+        self.stats.skipped = self.stats.skipped.saturating_add(skipped);
+    }
+
+    // ---- repair ----
+
+    fn queue_repair(&mut self, now: Time, to: PeerId, stream: StreamId, mut picked: RangeSet) {
+        let Some(peer) = self.peers.get_mut(&to) else {
+            return;
+        };
+        self.stats.repairs_repeated += peer.subtract_repaired(now, stream, &mut picked);
+        let room = REPAIR_RANGES_MAX.saturating_sub(peer.repair_ranges());
+        if picked.is_empty() || room == 0 {
+            return;
+        }
+        let queue = peer.repair.entry(stream).or_default();
+        for range in picked.iter().rev().take(room) {
+            queue.insert_range(range);
+        }
+        self.repairing.insert(to);
+    }
+
+    pub(crate) fn poll_repair(&mut self, now: Time) -> Option<Transmit> {
+        loop {
+            let id = *self.repairing.first()?;
+            let round = self.round;
+            let Some(peer) = self.peers.get_mut(&id) else {
+                self.repairing.remove(&id);
+                continue;
+            };
+            let left = *peer.repair_left(round, self.config.repair_bytes_peer);
+            let left = left.min(self.repair_left);
+            if left < PLAINTEXT_BYTES_MAX as u64 && !peer.repair.is_empty() {
+                let dropped: u64 = peer.repair.values().map(RangeSet::count).sum();
+                self.stats.repairs_over_budget += dropped;
+                peer.repair.clear();
+            }
+            if peer.repair.is_empty() && peer.floors.is_empty() {
+                self.repairing.remove(&id);
+                continue;
+            }
+            let instance = peer.instance();
+            let payload = self.datagram(instance);
+            let payload = self.fill_repair(now, id, payload);
+            if payload.len() > wire::HEADER_BYTES {
+                return Some(Transmit {
+                    to: To::Peer(id),
+                    payload,
+                });
+            }
+        }
+    }
+
+    /// Fills a datagram with floors and repairs for `id`. At least one of what was queued is taken
+    /// off the queue, so that the caller's loop ends.
+    fn fill_repair(&mut self, now: Time, id: PeerId, mut payload: Vec<u8>) -> Vec<u8> {
+        let round = self.round;
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return payload;
+        };
+        while let Some((&stream, &seq)) = peer.floors.first_key_value() {
+            if payload.len() + wire::FRAME_HEAD_BYTES + wire::STREAM_ID_BYTES + 9
+                > PLAINTEXT_BYTES_MAX
+            {
+                return payload;
+            }
+            wire::Frame::Floor(Floor { stream, seq }).encode(&mut payload);
+            peer.floors.remove(&stream);
+            self.stats.floors_out += 1;
+        }
+        let before = payload.len();
+        let mut full = false;
+        while let Some((stream_id, mut ranges)) = peer.repair.pop_first() {
+            let mut writer = DataWriter::new(&mut payload, PLAINTEXT_BYTES_MAX, stream_id, true);
+            while let Some(seq) = ranges.first() {
+                match self.store.get(MessageId {
+                    stream: stream_id,
+                    seq,
+                }) {
+                    Fetch::Held(held) => {
+                        if !writer.push(&wire_message(now, seq, &held)) {
+                            full = true;
+                            break;
+                        }
+                        self.stats.repairs_out += 1;
+                        peer.note_repaired(stream_id, seq);
+                    }
+                    // Gone: expired meanwhile. Pending: the peer will ask again, and by then the
+                    // store has it at hand.
+                    Fetch::Gone | Fetch::Pending => {}
+                }
+                ranges.remove(seq);
+            }
+            writer.finish();
+            if !ranges.is_empty() {
+                peer.repair.insert(stream_id, ranges);
+            }
+            if full {
+                break;
+            }
+        }
+        let bytes = (payload.len() - before) as u64;
+        let left = peer.repair_left(round, self.config.repair_bytes_peer);
+        *left = left.saturating_sub(bytes);
+        self.repair_left = self.repair_left.saturating_sub(bytes);
+        self.stats.repair_bytes_out += bytes;
+        payload
+    }
+}
+
+/// The first seq that may have been born at `cutoff` or later: everything below is known to be
+/// older, be it held or not.
+fn first_young(store: &impl Store, id: StreamId, stream: &Stream, cutoff: Time) -> u64 {
+    let held = store
+        .last_born_before(id, cutoff)
+        .map_or(1, |(seq, _)| seq + 1);
+    let floor = if stream.floor_born.is_some_and(|born| born < cutoff) {
+        stream.floor
+    } else {
+        1
+    };
+    held.max(floor)
+}
+
+/// Drops ranges from the middle, between the newest and the share of the oldest, until the rest
+/// fits into an entry of `bytes`.
+fn shrink(mut ranges: RangeSet, bytes: usize) -> RangeSet {
+    while !ranges.is_empty() && wire::solicit_entry_bytes(ranges.iter()) > bytes {
+        let keep = ranges.range_count() * 3 / 4;
+        let oldest = keep * OLDEST_SHARE_PERCENT as usize / 100;
+        let mut kept = RangeSet::new();
+        ranges
+            .iter()
+            .rev()
+            .take(keep - oldest)
+            .for_each(|range| kept.insert_range(range));
+        ranges
+            .iter()
+            .take(oldest)
+            .for_each(|range| kept.insert_range(range));
+        ranges = kept;
+    }
+    ranges
+}
+
+fn runs_of(runs: impl Iterator<Item = (RunKind, RangeInclusive<u64>)>, kind: RunKind) -> RangeSet {
+    let mut set = RangeSet::new();
+    for (_, range) in runs.filter(|(run, _)| *run == kind) {
+        set.insert_range(range);
+    }
+    set
+}
+
+/// What a digest says of a stream, in at most `bytes`. If not all of it fits, the entry covers the
+/// newest part, and at the next turn the part before; it never claims what it did not look at.
+fn digest_entry(id: StreamId, stream: &mut Stream, bytes: usize) -> EntryWriter {
+    let bytes = bytes.saturating_sub(EntryWriter::OVERHEAD_BYTES);
+    let older = stream
+        .digest_below
+        .filter(|&below| below > stream.floor && below <= stream.top);
+    // The newest part and the older ones take turns.
+    let from = match older {
+        Some(below) if stream.digest_older => below - 1,
+        _ => stream.top,
+    };
+    stream.digest_older = !stream.digest_older;
+    let open = from == stream.top && stream.young_from.is_some();
+    let mut runs: Vec<(RunKind, u64)> = Vec::new();
+    let (mut used, mut next) = (0, from);
+    let mut start = stream.floor;
+    while next >= stream.floor {
+        let (kind, first) = run_ending_at(stream, next);
+        let len = next - first + 1;
+        if open && runs.is_empty() && kind == RunKind::Missing {
+            // The open end says it.
+        } else if let Some(last) = runs.last_mut().filter(|last| last.0 == kind) {
+            used += EntryWriter::run_bytes(last.1 + len) - EntryWriter::run_bytes(last.1);
+            last.1 += len;
+        } else {
+            used += EntryWriter::run_bytes(len);
+            if used > bytes {
+                start = next + 1;
+                break;
+            }
+            runs.push((kind, len));
+        }
+        next = first - 1;
+    }
+    // An older part moves the mark on; the newest sets it only where there is none.
+    if from != stream.top || older.is_none() {
+        stream.digest_below = Some(start).filter(|&start| start > stream.floor);
+    }
+    runs.reverse();
+    let expired_below = start == stream.floor && stream.floor_born.is_some();
+    EntryWriter {
+        stream: id,
+        open,
+        expired_below,
+        start,
+        runs,
+    }
+}
+
+/// The kind of message `seq` and the first seq of the run of that kind that ends there.
+fn run_ending_at(stream: &Stream, seq: u64) -> (RunKind, u64) {
+    let held = stream.held.range_at_or_below(seq);
+    if let Some(range) = held.as_ref().filter(|range| *range.end() >= seq) {
+        return (RunKind::Held, (*range.start()).max(stream.floor));
+    }
+    let after_held = held
+        .map_or(stream.floor, |range| range.end() + 1)
+        .max(stream.floor);
+    match stream.known.range_at_or_below(seq) {
+        Some(range) if *range.end() >= seq => (RunKind::Silent, after_held.max(*range.start())),
+        // `held` is part of `known`, so what is after the last known one is after the last held.
+        known => {
+            let first = known
+                .map_or(stream.floor, |range| range.end() + 1)
+                .max(stream.floor);
+            match stream.young_from {
+                Some(young) if young <= seq => (RunKind::Missing, first.max(young)),
+                _ => (RunKind::Silent, first),
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What this node knows of one peer. Nothing here grows while a peer is dead or slow: what is
+//! queued for it is bounded and forgotten with the round.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::bounds::{CHALLENGE_INTERVAL_MIN, REPEAT_MAX, REPEAT_MIN, RTT_GUESS};
+use crate::id::StreamId;
+use crate::ranges::RangeSet;
+use crate::session::{ReplayWindow, SessionId};
+use crate::time::Time;
+
+/// A peer, as the driver numbers them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PeerId(pub u32);
+
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub id: SessionId,
+    pub window: ReplayWindow,
+    pub proven: Time,
+}
+
+#[derive(Debug)]
+pub(crate) struct Peer {
+    pub own_site: bool,
+    /// As the peer says; empty until it has said so.
+    pub name: String,
+    pub site: String,
+    pub session: Option<Session>,
+    /// What the peer has to echo next.
+    pub nonce: [u8; 16],
+    pub challenge_sent: Option<Time>,
+    pub challenge_due: Time,
+    pub challenge_interval: Duration,
+    /// A challenge is to be sent as soon as can be.
+    pub challenge_now: bool,
+    /// The peer's nonce, to be sent back.
+    pub echo: Option<[u8; 16]>,
+    pub heard: Option<Time>,
+    pub up: bool,
+    pub rtt: Option<Duration>,
+    /// Round and time of the last digest to this peer.
+    pub digest_sent: Option<(u64, Time)>,
+    /// Round and time of the last digest from this peer.
+    pub digest_heard: Option<(u64, Time)>,
+    /// Repairs to send in this round.
+    pub repair: BTreeMap<StreamId, RangeSet>,
+    /// Floors to tell, one a stream.
+    pub floors: BTreeMap<StreamId, u64>,
+    /// Round that `repair_left` is for.
+    budget_round: u64,
+    repair_left: u64,
+    /// Repaired lately; the older of two generations is forgotten at `repaired_turn`.
+    repaired: [BTreeMap<StreamId, RangeSet>; 2],
+    repaired_turn: Time,
+}
+
+impl Peer {
+    pub fn new(own_site: bool, nonce: [u8; 16], now: Time) -> Self {
+        Peer {
+            own_site,
+            name: String::new(),
+            site: String::new(),
+            session: None,
+            nonce,
+            challenge_sent: None,
+            challenge_due: now,
+            challenge_interval: CHALLENGE_INTERVAL_MIN,
+            challenge_now: false,
+            echo: None,
+            heard: None,
+            up: false,
+            rtt: None,
+            digest_sent: None,
+            digest_heard: None,
+            repair: BTreeMap::new(),
+            floors: BTreeMap::new(),
+            budget_round: 0,
+            repair_left: 0,
+            repaired: [BTreeMap::new(), BTreeMap::new()],
+            repaired_turn: now,
+        }
+    }
+
+    /// Takes a measured round trip into the smoothed one (weight 1/8, as TCP does).
+    pub fn sample_rtt(&mut self, sample: Duration) {
+        let sample = sample.min(REPEAT_MAX);
+        self.rtt = Some(self.rtt.map_or(sample, |rtt| (rtt * 7 + sample) / 8));
+    }
+
+    pub fn rtt_or_guess(&self) -> Duration {
+        self.rtt.unwrap_or(RTT_GUESS)
+    }
+
+    /// The time within which nothing is asked or repaired twice.
+    pub fn repeat_after(&self) -> Duration {
+        (self.rtt_or_guess() * 2).clamp(REPEAT_MIN, REPEAT_MAX)
+    }
+
+    /// The instance that datagrams to this peer are meant for; 0 while it is not known.
+    pub fn instance(&self) -> u64 {
+        self.session
+            .as_ref()
+            .map_or(0, |session| session.id.instance)
+    }
+
+    /// What is left of the peer's repair budget in `round`.
+    pub fn repair_left(&mut self, round: u64, per_round: u64) -> &mut u64 {
+        if self.budget_round != round {
+            self.budget_round = round;
+            self.repair_left = per_round;
+        }
+        &mut self.repair_left
+    }
+
+    /// Ranges queued for repair.
+    pub fn repair_ranges(&self) -> usize {
+        self.repair.values().map(RangeSet::range_count).sum()
+    }
+
+    /// Removes from `ranges` what this peer was sent a moment ago; how many ranges it touched.
+    pub fn subtract_repaired(&mut self, now: Time, stream: StreamId, ranges: &mut RangeSet) -> u64 {
+        if now >= self.repaired_turn {
+            self.repaired.swap(0, 1);
+            self.repaired[0] = BTreeMap::new();
+            self.repaired_turn = now + self.repeat_after();
+        }
+        let before = ranges.count();
+        for generation in &self.repaired {
+            for range in generation.get(&stream).into_iter().flat_map(RangeSet::iter) {
+                ranges.remove_range(range);
+            }
+        }
+        before - ranges.count()
+    }
+
+    /// Notes that `seq` is on its way to the peer.
+    pub fn note_repaired(&mut self, stream: StreamId, seq: u64) {
+        self.repaired[0].entry(stream).or_default().insert(seq);
+    }
+}

@@ -1,0 +1,161 @@
+//! What this node knows of one stream.
+//!
+//! A message is *wanted* until it is received (*held*), handed to the cache (*in flight*) and
+//! applied (*seen*). Each state is a set of ranges. `known` is everything that is not wanted from
+//! the network any more, so what is wanted are its gaps between `floor` and `top`.
+
+use std::ops::RangeInclusive;
+
+use crate::peer::PeerId;
+use crate::ranges::{RangeSet, width};
+use crate::time::Time;
+
+#[derive(Debug)]
+pub(crate) struct Stream {
+    /// Received, issued here, or skipped: not wanted from the network.
+    pub known: RangeSet,
+    /// In the store: can be given as a repair.
+    pub held: RangeSet,
+    /// Applied, as the cache said.
+    pub seen: RangeSet,
+    /// Held and waiting to be handed to the cache.
+    pub ready: RangeSet,
+    /// Handed to the cache, which has not answered yet.
+    pub in_flight: RangeSet,
+    /// The cache failed on these; ready again after a moment.
+    pub retry: RangeSet,
+    /// Held, of an op that is not known here.
+    pub unsupported: RangeSet,
+    /// Nothing below is held or wanted. All sets end here.
+    pub floor: u64,
+    /// A message below the floor was born at this time, so all below are at least as old. `None`
+    /// while the floor is at the stream's beginning.
+    pub floor_born: Option<Time>,
+    /// The largest seq that anybody has claimed.
+    pub top: u64,
+    /// The round in which something was last learnt of the stream.
+    pub changed: u64,
+    /// Asked for lately; the older of two generations is forgotten at `asked_turn`.
+    asked: [RangeSet; 2],
+    asked_turn: Time,
+    /// When the gaps that dissemination left are to be asked for.
+    pub gap_due: Option<Time>,
+    /// The peer that disseminates the stream.
+    pub origin: Option<PeerId>,
+    /// From here on messages are known to be young enough to be wanted. Below they may be older
+    /// than the cache, so they are asked for with an age limit but never claimed to be missing.
+    pub young_from: Option<u64>,
+    /// Digests that had no room for all of the stream: the next older part ends below this seq.
+    pub digest_below: Option<u64>,
+    /// Whether the next digest is to have that part, not the newest one.
+    pub digest_older: bool,
+}
+
+impl Stream {
+    pub fn new(round: u64) -> Self {
+        Stream {
+            known: RangeSet::new(),
+            held: RangeSet::new(),
+            seen: RangeSet::new(),
+            ready: RangeSet::new(),
+            in_flight: RangeSet::new(),
+            retry: RangeSet::new(),
+            unsupported: RangeSet::new(),
+            floor: 1,
+            floor_born: None,
+            top: 0,
+            changed: round,
+            asked: [RangeSet::new(), RangeSet::new()],
+            asked_turn: Time::from_us(i64::MIN),
+            gap_due: None,
+            origin: None,
+            young_from: None,
+            digest_below: None,
+            digest_older: false,
+        }
+    }
+
+    /// What is wanted inside `window`, ascending.
+    pub fn wanted(
+        &self,
+        window: RangeInclusive<u64>,
+    ) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
+        self.known
+            .gaps(self.floor.max(*window.start())..=self.top.min(*window.end()))
+    }
+
+    /// What is wanted inside `window`, descending.
+    pub fn wanted_rev(
+        &self,
+        window: RangeInclusive<u64>,
+    ) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
+        self.known
+            .gaps_rev(self.floor.max(*window.start())..=self.top.min(*window.end()))
+    }
+
+    pub fn has_gaps(&self) -> bool {
+        self.wanted(0..=u64::MAX).next().is_some()
+    }
+
+    /// Raises the floor; how many messages below it were never seen nor skipped, and how many
+    /// waited to be handed to the cache.
+    pub fn raise_floor(&mut self, floor: u64, born: Time) -> (u64, u64) {
+        if floor <= self.floor {
+            return (0, 0);
+        }
+        let below = self.floor..=floor - 1;
+        let lost = self
+            .wanted(below.clone())
+            .fold(0, |n: u64, gap| n.saturating_add(width(&gap)));
+        let waiting = self
+            .ready
+            .within(below)
+            .fold(0, |n: u64, r| n.saturating_add(width(&r)));
+        for set in [
+            &mut self.known,
+            &mut self.held,
+            &mut self.seen,
+            &mut self.ready,
+            &mut self.in_flight,
+            &mut self.retry,
+            &mut self.unsupported,
+        ] {
+            set.remove_below(floor);
+        }
+        self.floor = floor;
+        self.floor_born = Some(self.floor_born.map_or(born, |before| before.max(born)));
+        (lost, waiting)
+    }
+
+    /// Whether `range` holds something that was asked for and not long ago.
+    pub fn asked_within(&self, range: RangeInclusive<u64>) -> bool {
+        self.asked
+            .iter()
+            .any(|asked| asked.within(range.clone()).next().is_some())
+    }
+
+    /// Takes out of `ranges` what was asked for not long ago. From `now` on that is forgotten in
+    /// steps of `until`.
+    pub fn subtract_asked(&mut self, now: Time, until: Time, ranges: &mut RangeSet) {
+        if now >= self.asked_turn {
+            self.asked.swap(0, 1);
+            self.asked[0] = RangeSet::new();
+            self.asked_turn = until;
+        }
+        for range in self.asked.iter().flat_map(RangeSet::iter) {
+            ranges.remove_range(range);
+        }
+    }
+
+    /// Notes that `ranges` are being asked for.
+    pub fn note_asked(&mut self, ranges: &RangeSet) {
+        for range in ranges.iter() {
+            self.asked[0].insert_range(range);
+        }
+    }
+
+    /// Notes that `seq` and what comes after it is young enough to be wanted.
+    pub fn note_young(&mut self, seq: u64) {
+        self.young_from = Some(self.young_from.map_or(seq, |young| young.min(seq)));
+    }
+}
