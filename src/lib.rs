@@ -1,1 +1,126 @@
-//! The VMOD.
+//! The VMOD: purges that reach every node of a Varnish fleet.
+//!
+//! ```vcl
+//! import powderhorn;
+//! include "powderhorn.vcl";
+//!
+//! sub vcl_init {
+//!     powderhorn.start("/etc/varnish/powderhorn.toml");
+//! }
+//! ```
+//!
+//! | file | story |
+//! |---|---|
+//! | `lib.rs` | the functions that VCL sees |
+//! | `runtime.rs` | one runtime per process: when it starts, who is refused |
+//! | `apply.rs` | the thread that applies the fleet's purges |
+//! | `host.rs` | url and host → digest |
+//! | `call.rs`, `guard.rs` | errors, workspace and panics at the boundary |
+//! | `shim.rs` | the safe face of `c_shim/`, which alone touches varnishd's internals |
+
+mod apply;
+mod call;
+mod functions;
+mod guard;
+mod host;
+mod logger;
+mod runtime;
+mod shim;
+mod standin;
+mod uptime;
+
+/// Purges that reach every node of a Varnish fleet.
+#[varnish::vmod]
+mod powderhorn {
+    use std::ffi::CStr;
+
+    use varnish::ffi::VCL_STRING;
+    use varnish::vcl::{Ctx, Event, VclError};
+
+    use crate::call::{call, text};
+    use crate::runtime::{self, VclState};
+    use crate::{functions, host};
+
+    /// Remembers each VCL's config from its load on; starts the runtime when a VCL becomes warm.
+    #[event]
+    pub fn event(
+        ctx: &mut Ctx,
+        #[shared_per_vcl] vcl: &mut Option<Box<VclState>>,
+        event: Event,
+    ) -> Result<(), VclError> {
+        call(ctx, "start", || {
+            let vcl = vcl.get_or_insert_default();
+            match event {
+                Event::Warm => runtime::warm(vcl).map_err(|e| e.to_string()),
+                _ => Ok(()),
+            }
+        })
+    }
+
+    /// Names the config file. Call it in `vcl_init`.
+    ///
+    /// Without a file, or without an argument: a single node that purges itself. The file is
+    /// read and checked at once, and a mistake in it (file, line and key are named) keeps the
+    /// VCL from loading. The runtime starts when the VCL becomes warm and stays for the life of
+    /// the cache process: another VCL may name the same config, and is refused with another.
+    pub fn start(
+        ctx: &mut Ctx,
+        #[shared_per_vcl] vcl: Option<&VclState>,
+        config: Option<&CStr>,
+    ) -> Result<(), VclError> {
+        call(ctx, "start", || functions::start(ctx, vcl, config))
+    }
+
+    /// Purges the object with this URL and host on every node, and returns the purge's id.
+    ///
+    /// Applied on this node when the call returns. For caches that hash URL and Host only, as
+    /// builtin.vcl does; after another `vcl_hash` use `purge_hash()`. The host defaults to the
+    /// request's; upper case and the ports 80 and 443 do not count.
+    pub unsafe fn purge(
+        ctx: &mut Ctx,
+        url: Option<&CStr>,
+        host: Option<&CStr>,
+    ) -> Result<VCL_STRING, VclError> {
+        call(ctx, "purge", || {
+            let digest = functions::url_digest(ctx, url, host)?;
+            functions::purge(ctx, digest)
+        })
+    }
+
+    /// Purges the object with this hash on every node, and returns the purge's id.
+    ///
+    /// Takes the BLOB `req.hash`, whatever `vcl_hash` made it from. (The argument is declared as
+    /// a STRING because the bindings know no BLOB; VCL makes `:base64:` of a BLOB.)
+    pub unsafe fn purge_hash(ctx: &mut Ctx, hash: Option<&CStr>) -> Result<VCL_STRING, VclError> {
+        call(ctx, "purge_hash", || {
+            let hash = text(hash).ok_or("the hash is not set")?;
+            let digest = host::digest_from_blob_text(hash)
+                .ok_or("the hash is not a BLOB of 32 bytes: give it req.hash")?;
+            functions::purge(ctx, digest)
+        })
+    }
+
+    /// What this node holds: for each stream (node and start), the ranges of its messages.
+    pub unsafe fn digest(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
+        call(ctx, "digest", || functions::digest(ctx))
+    }
+
+    /// Whether the purge with this id has been applied on this node. False for what is no id.
+    pub fn knows(ctx: &mut Ctx, id: Option<&CStr>) -> Result<bool, VclError> {
+        call(ctx, "knows", || functions::knows(id))
+    }
+
+    /// The state of the runtime, as "text" (the default) or "json".
+    ///
+    /// If the workspace is too small for it (`workspace_client`), a line that says so.
+    pub unsafe fn status(ctx: &mut Ctx, format: Option<&CStr>) -> Result<VCL_STRING, VclError> {
+        call(ctx, "status", || functions::status(ctx, format))
+    }
+
+    /// The version of this VMOD.
+    pub unsafe fn version(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
+        call(ctx, "version", || {
+            Ok(VCL_STRING(functions::VERSION.as_ptr()))
+        })
+    }
+}

@@ -1,0 +1,300 @@
+/*
+ * The only code of Powderhorn that touches varnishd's internals. Varnish 7.5 to 8.0.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <link.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cache/cache_varnishd.h"
+
+#include "vcl.h"
+#include "vrt_obj.h"
+
+#include "powderhorn_shim.h"
+
+#if VRT_MAJOR_VERSION < 19U || VRT_MAJOR_VERSION > 22U
+#error "Powderhorn knows Varnish 7.5 to 8.0"
+#endif
+
+/*
+ * cache/cache_objhead.h and cache/cache_ban.h are not installed. These declarations are theirs;
+ * struct objhead stays opaque, and the functions check its magic number themselves.
+ */
+struct objhead;
+int HSH_Lookup(struct req *, struct objcore **, struct objcore **);
+unsigned HSH_Purge(struct worker *, struct objhead *, vtim_real ttl_now,
+    vtim_dur ttl, vtim_dur grace, vtim_dur keep);
+#if VRT_MAJOR_VERSION >= 22U
+void HSH_Withdraw(struct worker *, struct objcore **);
+#else
+int HSH_DerefObjCore(struct worker *, struct objcore **, int rushmax);
+#endif
+extern int ban_shutdown;
+
+/*
+ * HSH_Purge notes the objects that it kills on the worker's workspace, in batches of as many as
+ * fit. A background thread gets no workspace from varnishd.
+ */
+#define WORKSPACE_BYTES 4096
+
+struct start {
+	unsigned	magic;
+#define START_MAGIC	0x70680001
+	ph_worker_f	*run;
+	void		*priv;
+};
+
+static void * v_matchproto_(bgthread_t)
+run_worker(struct worker *wrk, void *priv)
+{
+	struct start *start, s;
+	char space[WORKSPACE_BYTES] __attribute__((aligned(16)));
+
+	CHECK_OBJ_NOTNULL(wrk, WORKER_MAGIC);
+	CAST_OBJ_NOTNULL(start, priv, START_MAGIC);
+	s = *start;
+	FREE_OBJ(start);
+	WS_Init(wrk->aws, "phw", space, sizeof space);
+	s.run(wrk, s.priv);
+	return (NULL);
+}
+
+void
+ph_start_worker(const char *name, ph_worker_f *run, void *priv)
+{
+	struct start *start;
+	pthread_t thread;
+
+	ALLOC_OBJ(start, START_MAGIC);
+	AN(start);
+	start->run = run;
+	start->priv = priv;
+	WRK_BgThread(&thread, name, run_worker, start);
+	PTOK(pthread_detach(thread));
+}
+
+/*
+ * What varnishd does for `return (purge)` (cnt_purge in cache_req_fsm.c), with a digest in the
+ * place of a request: an always-miss lookup inserts a busy objcore and so finds or makes the
+ * objhead and holds a reference on it; HSH_Purge kills the others there; the busy one goes.
+ *
+ * HSH_Lookup reads of its struct req only the worker, the digest, hash_always_miss, and the magic
+ * numbers of the req and its http; all else may be zero when hash_always_miss is set.
+ *
+ * On a request's or a fetch's own worker this is sound too: HSH_Lookup takes what it inserts from
+ * the worker's private preallocation and makes another when that is gone, HSH_Purge reserves
+ * wrk->aws and releases it whole, which VCL and VMODs may do (vcl_call_method in
+ * cache_vrt_vcl.c asserts no more than that), and VRT_purge does just that from vcl_hit. varnishd
+ * runs VCL with no lock held.
+ */
+unsigned
+ph_purge_digest(struct worker *wrk, const uint8_t digest[PH_DIGEST_BYTES])
+{
+	struct req req;
+	struct http http;
+	struct objcore *oc, *busy;
+	unsigned n;
+
+	CHECK_OBJ_NOTNULL(wrk, WORKER_MAGIC);
+	assert(sizeof req.digest == PH_DIGEST_BYTES);
+	INIT_OBJ(&http, HTTP_MAGIC);
+	INIT_OBJ(&req, REQ_MAGIC);
+	req.wrk = wrk;
+	req.http = &http;
+	req.hash_always_miss = 1;
+	memcpy(req.digest, digest, sizeof req.digest);
+
+	(void)HSH_Lookup(&req, &oc, &busy);
+	AZ(oc);
+	CHECK_OBJ_NOTNULL(busy, OBJCORE_MAGIC);
+	n = HSH_Purge(wrk, busy->objhead, 0., 0., 0., 0.);
+#if VRT_MAJOR_VERSION >= 22U
+	HSH_Withdraw(wrk, &busy);
+#else
+	/* The last reference, for nobody else can have one on a busy objcore. */
+	AZ(HSH_DerefObjCore(wrk, &busy, 1));
+#endif
+	return (n);
+}
+
+void
+ph_flush_stats(struct worker *wrk)
+{
+
+	CHECK_OBJ_NOTNULL(wrk, WORKER_MAGIC);
+	Pool_Sumstat(wrk);
+}
+
+struct worker *
+ph_ctx_worker(const struct vrt_ctx *ctx)
+{
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	if (ctx->req != NULL) {
+		CHECK_OBJ(ctx->req, REQ_MAGIC);
+		CHECK_OBJ_ORNULL(ctx->req->wrk, WORKER_MAGIC);
+		return (ctx->req->wrk);
+	}
+	if (ctx->bo != NULL) {
+		CHECK_OBJ(ctx->bo, BUSYOBJ_MAGIC);
+		CHECK_OBJ_ORNULL(ctx->bo->wrk, WORKER_MAGIC);
+		return (ctx->bo->wrk);
+	}
+	return (NULL);
+}
+
+/* VRT_fail asserts that the message has somewhere to go. */
+int
+ph_ctx_may_fail(const struct vrt_ctx *ctx)
+{
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	return (ctx->vsl != NULL || ctx->msg != NULL);
+}
+
+int
+ph_ctx_in_init(const struct vrt_ctx *ctx)
+{
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	return (ctx->method == VCL_MET_INIT);
+}
+
+char *
+ph_ctx_alloc(const struct vrt_ctx *ctx, size_t len)
+{
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	if (len == 0 || len > UINT_MAX)
+		return (NULL);
+	return (WS_Alloc(ctx->ws, (unsigned)len));
+}
+
+size_t
+ph_ctx_room(const struct vrt_ctx *ctx)
+{
+	unsigned room;
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	room = WS_ReserveAll(ctx->ws);
+	WS_Release(ctx->ws, 0);
+	/* WS_Alloc rounds up to the size of a pointer. */
+	return (room & ~(sizeof(void *) - 1));
+}
+
+const char *
+ph_ctx_host(const struct vrt_ctx *ctx)
+{
+	const struct http *hp;
+	const char *host;
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	hp = ctx->http_req != NULL ? ctx->http_req : ctx->http_bereq;
+	if (hp == NULL || !http_GetHdr(hp, H_Host, &host))
+		return (NULL);
+	return (host);
+}
+
+const char *
+ph_ctx_server_ip(const struct vrt_ctx *ctx)
+{
+	VCL_IP ip;
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	if (ctx->req == NULL)
+		return (NULL);
+	ip = VRT_r_server_ip(ctx);
+	if (ip == NULL)
+		return (NULL);
+	return (VRT_IP_string(ctx, ip));
+}
+
+/*
+ * child_main() stops the acceptors, then bans (this flag), then the expiry, then the storage.
+ * varnishd itself sets and reads the flag without more ado.
+ */
+int
+ph_closing(void)
+{
+
+	return (__atomic_load_n(&ban_shutdown, __ATOMIC_RELAXED) != 0);
+}
+
+void
+ph_log(int level, const char *text, size_t len)
+{
+	enum VSL_tag_e tag;
+
+	switch (level) {
+	case PH_LOG_ERROR:	tag = SLT_Error; break;
+	case PH_LOG_NOTICE:	tag = SLT_Notice; break;
+	default:		tag = SLT_Debug; break;
+	}
+	VSL(tag, NO_VXID, "powderhorn: %.*s", (int)len, text);
+}
+
+/*
+ * varnishd maps every VMOD with RTLD_LOCAL, so dlsym(RTLD_DEFAULT) sees none of them: ask each
+ * mapped library by name. The names are gathered first, because the loader's lock is held during
+ * the walk.
+ */
+struct names {
+	char		**name;
+	size_t		n;
+	size_t		room;
+};
+
+static int
+gather_name(struct dl_phdr_info *info, size_t size, void *priv)
+{
+	struct names *names = priv;
+	char **grown;
+
+	(void)size;
+	if (info->dlpi_name == NULL || *info->dlpi_name == '\0')
+		return (0);
+	if (names->n == names->room) {
+		names->room = names->room * 2 + 16;
+		grown = realloc(names->name, names->room * sizeof *grown);
+		AN(grown);
+		names->name = grown;
+	}
+	names->name[names->n] = strdup(info->dlpi_name);
+	AN(names->name[names->n]);
+	names->n++;
+	return (0);
+}
+
+int
+ph_other_copy_claimed(const char *symbol, const int *own)
+{
+	struct names names;
+	const int *other;
+	void *handle;
+	size_t i;
+	int claimed = 0;
+
+	AN(symbol);
+	AN(own);
+	memset(&names, 0, sizeof names);
+	(void)dl_iterate_phdr(gather_name, &names);
+	for (i = 0; i < names.n; i++) {
+		handle = dlopen(names.name[i], RTLD_LAZY | RTLD_NOLOAD);
+		if (handle != NULL) {
+			other = dlsym(handle, symbol);
+			if (other != NULL && other != own &&
+			    __atomic_load_n(other, __ATOMIC_ACQUIRE) != 0)
+				claimed = 1;
+			(void)dlclose(handle);
+		}
+		free(names.name[i]);
+	}
+	free(names.name);
+	return (claimed);
+}

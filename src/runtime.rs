@@ -1,0 +1,145 @@
+//! The one runtime of this process, whatever number of VCLs import the VMOD.
+//!
+//! ```text
+//! vcl_init: start(config)   reads and checks the file; remembers it for this VCL
+//! WARM event of that VCL    starts the runtime, unless it runs already with the same config
+//! reload, discard, COLD     change nothing: the runtime stays
+//! exit of the child         stops it
+//! ```
+//!
+//! So a VCL that is compiled, or loaded cold and thrown away, starts nothing.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+
+use crate::standin::{Config, Node, StartInfo};
+
+use crate::{apply, guard, logger, shim, uptime};
+
+/// How long the exit of the cache child waits for the runtime's threads.
+const EXIT_WAIT: Duration = Duration::from_millis(500);
+
+/// Set once, by the first start that works, and never taken back.
+static NODE: OnceLock<Node> = OnceLock::new();
+
+/// What one VCL asked for; lives from its load to its discard.
+#[derive(Default)]
+pub struct VclState {
+    config: Mutex<Option<Config>>,
+}
+
+/// Why a VCL is refused, or a call fails. Nothing has changed when one of these is returned.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// The operator mends the file.
+    #[error("{0}")]
+    Config(#[from] crate::standin::ConfigError),
+    /// The operator mends what the message names (a port that is taken, for example).
+    #[error("{0}")]
+    Start(#[from] crate::standin::StartError),
+    /// The operator restarts Varnish, or loads a VCL with the config that runs.
+    #[error(
+        "a powderhorn runs in this Varnish with {running}, so {asked} is refused: \
+         restart Varnish to change the config"
+    )]
+    OtherConfig {
+        /// The config of the runtime, as a person knows it.
+        running: String,
+        /// The config that this VCL asked for.
+        asked: String,
+    },
+    /// The VCL's author decides for one.
+    #[error("start() was called twice in this VCL, with {first} and with {second}")]
+    TwoConfigs {
+        /// The first call's.
+        first: String,
+        /// The second call's.
+        second: String,
+    },
+    /// An upgraded library was loaded beside the one that runs.
+    #[error(
+        "another version of this VMOD runs in this Varnish (was the package upgraded?): \
+         restart Varnish"
+    )]
+    OtherCopy,
+    /// The VCL's author calls start().
+    #[error(
+        "powderhorn does not run: call powderhorn.start(\"/etc/varnish/powderhorn.toml\") in \
+         vcl_init, or powderhorn.start() for a single node"
+    )]
+    NotRunning,
+}
+
+/// The runtime, if it runs.
+pub fn node() -> Result<&'static Node, RuntimeError> {
+    NODE.get().ok_or(RuntimeError::NotRunning)
+}
+
+/// `start()` in `vcl_init`: reads and checks the config and keeps it for the VCL's WARM event.
+pub fn prepare(vcl: &VclState, path: Option<&str>) -> Result<(), RuntimeError> {
+    let config = match path {
+        Some(path) => Config::load(path)?,
+        None => Config::single_node(),
+    };
+    check(&config)?;
+    let mut kept = vcl.config.lock();
+    match &*kept {
+        Some(first) if *first != config => Err(RuntimeError::TwoConfigs {
+            first: first.source(),
+            second: config.source(),
+        }),
+        _ => {
+            *kept = Some(config);
+            Ok(())
+        }
+    }
+}
+
+/// The VCL's WARM event. Called on varnishd's CLI thread, so never twice at a time.
+pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
+    let Some(config) = vcl.config.lock().clone() else {
+        return Ok(());
+    };
+    check(&config)?;
+    if NODE.get().is_some() {
+        return Ok(());
+    }
+    logger::install();
+    let node = Node::start(
+        config,
+        StartInfo {
+            cache_uptime: uptime::of_process(),
+        },
+    )?;
+    shim::POWDERHORN_CLAIMED.store(1, Ordering::Release);
+    if let Some(applier) = node.applier() {
+        apply::start(applier);
+    }
+    if NODE.set(node).is_ok() {
+        // SAFETY: the handler is a function of this library, which is never unmapped
+        // (`-z nodelete`), and unwinds into nobody.
+        unsafe { libc::atexit(at_exit) };
+    }
+    Ok(())
+}
+
+/// A config can be used if nothing runs here or the same runs here already.
+fn check(config: &Config) -> Result<(), RuntimeError> {
+    match NODE.get() {
+        Some(node) if node.same_config(config) => Ok(()),
+        Some(node) => Err(RuntimeError::OtherConfig {
+            running: node.config().source(),
+            asked: config.source(),
+        }),
+        None if shim::other_copy_runs() => Err(RuntimeError::OtherCopy),
+        None => Ok(()),
+    }
+}
+
+/// The cache child calls exit() when varnishd stops it; no event is sent to VMODs then.
+extern "C" fn at_exit() {
+    guard::catch("exit", || NODE.get().map(|node| node.stop(EXIT_WAIT)));
+}

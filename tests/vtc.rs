@@ -1,0 +1,161 @@
+//! Runs every `tests/vtc/*.vtc` with varnishtest, against the library that was built beside this
+//! test. Names begin with b (basic), c (complex) or r (regression).
+//!
+//! `cargo build && cargo test --test vtc [-- part-of-a-name]`. In a VTC, `${vmod}` is the library,
+//! `${vcl}` the directory of the ready-made VCL, `${lib}` the directory of the VTCs.
+
+use std::fs;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
+use std::time::SystemTime;
+
+use libtest_mimic::{Arguments, Failed, Trial};
+
+const LIBRARY: &str = "libvmod_powderhorn.so";
+/// One VTC takes a second or two; this is for a machine that does much else.
+const TEST_TIMEOUT_S: u32 = 60;
+/// Each VTC runs up to five varnishds; more at a time only slow each other down.
+const TESTS_AT_A_TIME_MAX: usize = 2;
+const LOG_LINES_SHOWN: usize = 80;
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    let threads = arguments.test_threads.unwrap_or(TESTS_AT_A_TIME_MAX);
+    arguments.test_threads = Some(threads.clamp(1, TESTS_AT_A_TIME_MAX));
+
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let prepared = varnishtest_exists().and_then(|()| library());
+    let library = match (prepared, arguments.list) {
+        (Ok(library), _) => library,
+        (Err(_), true) => PathBuf::new(),
+        (Err(problem), false) => {
+            eprintln!("vtc: {problem}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let trials = match vtcs(&root.join("tests/vtc")) {
+        Ok(files) => files
+            .into_iter()
+            .map(|file| trial(root, &library, file))
+            .collect(),
+        Err(e) => {
+            eprintln!("vtc: tests/vtc: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+fn varnishtest_exists() -> Result<(), String> {
+    Command::new("varnishtest")
+        .arg("-h")
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .map(|_| ())
+        .map_err(|e| format!("varnishtest cannot be run (Debian: package varnish): {e}"))
+}
+
+/// The library of this test's own profile: `target/<profile>/deps/vtc-…` is this binary.
+fn library() -> Result<PathBuf, String> {
+    let this = std::env::current_exe().map_err(|e| e.to_string())?;
+    let profile = this
+        .parent()
+        .and_then(Path::parent)
+        .ok_or("this binary has no directory")?;
+    let library = profile.join(LIBRARY);
+    let hint = match profile.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "cargo build".to_owned(),
+        Some(profile) => format!("cargo build --profile {profile}"),
+    };
+    let Ok(built) = fs::metadata(&library).and_then(|meta| meta.modified()) else {
+        return Err(format!(
+            "{} is missing: run `{hint}` first",
+            library.display()
+        ));
+    };
+    for source in sources(&library) {
+        if newest(&source).is_some_and(|changed| changed > built) {
+            return Err(format!(
+                "{} is older than {}: run `{hint}` first",
+                library.display(),
+                source.display()
+            ));
+        }
+    }
+    Ok(library)
+}
+
+/// What the library was made from: cargo writes `library: source source …` beside it.
+fn sources(library: &Path) -> Vec<PathBuf> {
+    let list = fs::read_to_string(library.with_extension("d")).unwrap_or_default();
+    let sources = list
+        .split_once(": ")
+        .map(|(_, sources)| sources)
+        .unwrap_or_default();
+    sources
+        .split_ascii_whitespace()
+        .map(PathBuf::from)
+        .collect()
+}
+
+fn newest(path: &Path) -> Option<SystemTime> {
+    if path.is_dir() {
+        let entries = fs::read_dir(path).ok()?.flatten();
+        entries.filter_map(|entry| newest(&entry.path())).max()
+    } else {
+        fs::metadata(path).ok()?.modified().ok()
+    }
+}
+
+fn vtcs(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(directory)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "vtc") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn trial(root: &Path, library: &Path, file: PathBuf) -> Trial {
+    let name = file
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    let vmod = format!("vmod={}", library.display());
+    let vcl = format!("vcl={}", root.join("vcl").display());
+    let lib = format!("lib={}", root.join("tests/vtc").display());
+    Trial::test(name, move || {
+        run(Command::new("varnishtest")
+            .args(["-v", "-t", &TEST_TIMEOUT_S.to_string()])
+            .args(["-D", &vmod, "-D", &vcl, "-D", &lib])
+            .arg(&file))
+    })
+}
+
+/// varnishtest ends itself, and the varnishds it started, when its time is over.
+fn run(command: &mut Command) -> Result<(), Failed> {
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(|e| format!("varnishtest: {e}"))?;
+    let mut log = Vec::new();
+    if let Some(mut stdout) = child.stdout.take() {
+        stdout
+            .read_to_end(&mut log)
+            .map_err(|e| format!("varnishtest: {e}"))?;
+    }
+    let status = child.wait().map_err(|e| format!("varnishtest: {e}"))?;
+    if status.success() {
+        return Ok(());
+    }
+    let log = String::from_utf8_lossy(&log);
+    let lines: Vec<&str> = log.lines().collect();
+    let shown = lines.len().saturating_sub(LOG_LINES_SHOWN);
+    Err(format!("{status}\n{}", lines[shown..].join("\n")).into())
+}
