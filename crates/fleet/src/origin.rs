@@ -2,7 +2,8 @@
 //!
 //! A cache that still serves version 1 after [`Origin::bump_all`] is stale, whoever says
 //! otherwise; this is what the demo and the fleet tests look at. Responses may be cached for a
-//! day, so that an object leaves a cache in a test only because it was purged.
+//! day, so that an object leaves a cache in a test only because it was purged. A POST gives its URL
+//! new content, for people who try a fleet by hand.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
@@ -50,6 +51,13 @@ impl Shared {
         let all = self.version.load(Ordering::SeqCst);
         state.versions.get(url).copied().unwrap_or(0).max(all)
     }
+
+    fn bump(&self, url: &str) -> u64 {
+        let mut state = self.state();
+        let version = self.version_of(&state, url) + 1;
+        state.versions.insert(url.to_owned(), version);
+        version
+    }
 }
 
 impl Origin {
@@ -89,10 +97,7 @@ impl Origin {
 
     /// New content for one URL. Returns its version.
     pub fn bump(&self, url: &str) -> u64 {
-        let mut state = self.shared.state();
-        let version = self.shared.version_of(&state, url) + 1;
-        state.versions.insert(url.to_owned(), version);
-        version
+        self.shared.bump(url)
     }
 
     /// The current version of a URL.
@@ -184,21 +189,22 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
                 close = value.eq_ignore_ascii_case("close");
             }
         }
-        let version = {
+        let mut version = {
             let mut state = shared.state();
             *state.requests.entry(url.to_owned()).or_default() += 1;
             shared.version_of(&state, url)
         };
+        // The body of a POST, if any, is not read and would be taken for a request.
+        close |= !matches!(method, "GET" | "HEAD");
+        if method == "POST" {
+            version = shared.bump(url);
+        }
         let etag = format!("\"v{version}\"");
         let body = format!("version {version} of {url}\n");
         let (status, body) = match method {
             "GET" if none_match == Some(&etag) => ("304 Not Modified", None),
-            "GET" | "HEAD" => ("200 OK", Some(body)),
-            // Anything else may come with a body, which this server would take for a request.
-            _ => {
-                close = true;
-                ("405 Method Not Allowed", Some(String::new()))
-            }
+            "GET" | "HEAD" | "POST" => ("200 OK", Some(body)),
+            _ => ("405 Method Not Allowed", Some(String::new())),
         };
         let mut out = format!(
             "HTTP/1.1 {status}\r\nCache-Control: public, max-age=86400\r\nETag: {etag}\r\n\
@@ -212,7 +218,7 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         } else {
             "\r\n"
         });
-        if let Some(body) = body.filter(|_| method == "GET") {
+        if let Some(body) = body.filter(|_| method != "HEAD") {
             out.push_str(&body);
         }
         reader.get_mut().write_all(out.as_bytes())?;
