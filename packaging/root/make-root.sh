@@ -66,10 +66,21 @@ explain_failure() {
         die "this host's debian-archive-keyring is too old to know Debian 13's signatures: upgrade that package"
     elif grep -qE 'Could not resolve|Temporary failure|Could not connect|Failed to fetch' "$log"; then
         die "the network failed while fetching Debian 13 (try again): $(grep -m 1 '^E:' "$log" || true) (all of it: $log)"
-    elif grep -qE 'mknod.*not permitted' "$log"; then
-        die "this container may not make device nodes (CAP_MKNOD), which the Debian 13 root needs: run it with Docker's default capabilities, or on Debian 13"
     fi
     die "could not make the Debian 13 root: $(grep -E '^E:' "$log" | tail -n 1) (all of it: $log)"
+}
+
+# Asked before the minute's work, which would end in a line that explains less.
+check_privileges() {
+    local probe=$cache/probe
+    chroot / /bin/true 2>/dev/null \
+        || die "no right to chroot (CAP_SYS_CHROOT): give the container Docker's default capabilities, or run this on Debian 13"
+    rm -f -- "$probe"
+    mknod "$probe" c 1 3 2>/dev/null \
+        || die "no right to make device nodes (CAP_MKNOD): give the container Docker's default capabilities, or run this on Debian 13"
+    (: <"$probe") 2>/dev/null \
+        || die "$cache is mounted nodev, and the Debian 13 root needs /dev/null: XDG_CACHE_HOME moves the cache to another disk"
+    rm -f -- "$probe"
 }
 
 make_root() {
@@ -78,6 +89,7 @@ make_root() {
         amd64 | arm64) ;;
         *) die "wrong architecture: Powderhorn builds on amd64 and arm64, not on $(dpkg --print-architecture)" ;;
     esac
+    check_privileges
     need_free "$cache" 4096
     host_install mmdebstrap rsync debian-archive-keyring
     mirror=$(choose_mirror)
