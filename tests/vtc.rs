@@ -57,8 +57,12 @@ fn varnishtest_exists() -> Result<(), String> {
         .map_err(|e| format!("varnishtest cannot be run (Debian: package varnish): {e}"))
 }
 
-/// The library of this test's own profile: `target/<profile>/deps/vtc-…` is this binary.
+/// POWDERHORN_VMOD, or the library of this test's own profile: `target/<profile>/deps/vtc-…` is this binary.
 fn library() -> Result<PathBuf, String> {
+    // Set by `make test`, which has just built it, in a place where no /proc tells who this is.
+    if let Some(library) = std::env::var_os("POWDERHORN_VMOD").filter(|path| !path.is_empty()) {
+        return Ok(library.into());
+    }
     let this = std::env::current_exe().map_err(|e| e.to_string())?;
     let profile = this
         .parent()
