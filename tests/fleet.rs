@@ -31,7 +31,12 @@ fn alone() -> MutexGuard<'static, ()> {
 fn plan(nodes: usize, relay_seed: Option<u64>) -> Plan {
     let vmod = fleet::find_vmod();
     let vmod = vmod.expect("no libvmod_powderhorn.so: `cargo build` first, or set POWDERHORN_VMOD");
-    Plan { nodes, relay_seed, vmod: Some(vmod), vcl_dir: fleet::find_vcl_dir() }
+    Plan {
+        nodes,
+        relay_seed,
+        vmod: Some(vmod),
+        vcl_dir: fleet::find_vcl_dir(),
+    }
 }
 
 fn seed() -> u64 {
@@ -50,12 +55,18 @@ impl Drop for OnFailure<'_> {
             return;
         }
         if let Some(relay) = &self.0.relay {
-            eprintln!("again with the same faults: POWDERHORN_SEED={} make test", relay.seed());
+            eprintln!(
+                "again with the same faults: POWDERHORN_SEED={} make test",
+                relay.seed()
+            );
             eprintln!("relay: {:?}", relay.stats_total());
         }
         for node in 0..self.0.nodes.len() {
             let status = self.0.client(node).get("/.fleet/status");
-            eprintln!("{}", status.map_or_else(|error| error.to_string(), |s| s.text()));
+            eprintln!(
+                "{}",
+                status.map_or_else(|error| error.to_string(), |s| s.text())
+            );
         }
         eprintln!("{}", self.0.logs());
     }
@@ -63,6 +74,10 @@ impl Drop for OnFailure<'_> {
 
 fn url(n: usize) -> String {
     format!("/object/{n}")
+}
+
+fn name(fleet: &Fleet, node: usize) -> &str {
+    &fleet.nodes[node].name
 }
 
 /// Asks one node for the given objects; calls `see` with the number and the response of each.
@@ -74,7 +89,10 @@ fn ask(fleet: &Fleet, node: usize, objects: &[usize], see: &(impl Fn(usize, &Res
                 for batch in part.chunks(PIPELINE) {
                     let requests: Vec<_> = batch.iter().map(|n| Request::get(url(*n))).collect();
                     let responses = client.pipeline(&requests).expect("the node answers");
-                    batch.iter().zip(&responses).for_each(|(n, response)| see(*n, response));
+                    batch
+                        .iter()
+                        .zip(&responses)
+                        .for_each(|(n, response)| see(*n, response));
                 }
             });
         }
@@ -87,10 +105,19 @@ fn fill(fleet: &Fleet, objects: usize) {
     let version = |n: usize| format!("version 1 of {}\n", url(n));
     each_node(fleet, |node| {
         ask(fleet, node, &objects, &|n, response| {
-            assert_eq!(response.text(), version(n), "node {node}: {response:?}");
+            assert_eq!(
+                response.text(),
+                version(n),
+                "{}: {response:?}",
+                name(fleet, node)
+            );
         });
         ask(fleet, node, &objects, &|n, response| {
-            assert!(fleet::is_hit(response), "node {node}: {response:?}");
+            assert!(
+                fleet::is_hit(response),
+                "{}: {response:?}",
+                name(fleet, node)
+            );
             assert_eq!(response.text(), version(n));
         });
     });
@@ -99,8 +126,9 @@ fn fill(fleet: &Fleet, objects: usize) {
 fn each_node(fleet: &Fleet, work: impl Fn(usize) + Sync) {
     std::thread::scope(|scope| {
         let work = &work;
-        let threads: Vec<_> =
-            (0..fleet.nodes.len()).map(|node| scope.spawn(move || work(node))).collect();
+        let threads: Vec<_> = (0..fleet.nodes.len())
+            .map(|node| scope.spawn(move || work(node)))
+            .collect();
         // A failure on one node is a failure of the test, with its message.
         for thread in threads {
             if let Err(panic) = thread.join() {
@@ -117,7 +145,9 @@ fn purge(fleet: &Fleet, node: usize, objects: Range<usize>, pause: Duration) {
         let requests: Vec<_> = batch.iter().map(|n| Request::purge(url(*n))).collect();
         let responses = client.pipeline(&requests).expect("the node answers");
         for (n, response) in batch.iter().zip(&responses) {
-            fleet.purge_id(node, &url(*n), response).expect("the purge is taken");
+            fleet
+                .purge_id(node, &url(*n), response)
+                .expect("the purge is taken");
         }
         std::thread::sleep(pause);
     }
@@ -134,7 +164,7 @@ fn wait_until_gone(fleet: &Fleet, objects: usize, version: u64, timeout: Duratio
             let stale = Mutex::new(BTreeSet::new());
             ask(fleet, node, &left, &|n, response| {
                 if response.text() != format!("version {version} of {}\n", url(n)) {
-                    assert_eq!(response.status, 200, "node {node}: {response:?}");
+                    assert_eq!(response.status, 200, "{}: {response:?}", name(fleet, node));
                     stale.lock().unwrap().insert(n);
                 }
             });
@@ -147,7 +177,8 @@ fn wait_until_gone(fleet: &Fleet, objects: usize, version: u64, timeout: Duratio
             }
             assert!(
                 Instant::now() < deadline,
-                "node {node} still serves {} purged objects after {timeout:?}, e.g. {}",
+                "{} still serves {} purged objects after {timeout:?}, e.g. {}",
+                name(fleet, node),
                 left.len(),
                 url(left[0]),
             );
@@ -167,7 +198,9 @@ fn ten_thousand_purges_leave_five_nodes_through_loss_delay_reordering_and_a_cut(
     let fleet = Fleet::start(&plan(NODES, Some(seed()))).expect("the fleet starts");
     let _on_failure = OnFailure(&fleet);
     let relay = fleet.relay.as_ref().expect("asked for");
-    fleet.wait_connected(CONNECT_TIMEOUT).expect("the nodes hear each other");
+    fleet
+        .wait_connected(CONNECT_TIMEOUT)
+        .expect("the nodes hear each other");
     println!("{:?}: five varnishds up", begin.elapsed());
     fill(&fleet, OBJECTS);
     println!("{:?}: {OBJECTS} objects on each", begin.elapsed());
@@ -199,10 +232,16 @@ fn ten_thousand_purges_leave_five_nodes_through_loss_delay_reordering_and_a_cut(
     });
     println!("{:?}: {OBJECTS} purges sent", begin.elapsed());
     let late = wait_until_gone(&fleet, OBJECTS, version, CONVERGE_TIMEOUT);
-    println!("{:?}: gone from all nodes ({late} were late)", begin.elapsed());
+    println!(
+        "{:?}: gone from all nodes ({late} were late)",
+        begin.elapsed()
+    );
     let stats = relay.stats_total();
     println!("relay: {stats:?}");
-    assert!(stats.lost > 0 && stats.cut > 0 && stats.reordered > 0, "the network was bad");
+    assert!(
+        stats.lost > 0 && stats.cut > 0 && stats.reordered > 0,
+        "the network was bad"
+    );
 }
 
 #[test]
@@ -212,23 +251,32 @@ fn a_killed_child_comes_back_empty_and_is_purged_again() {
     const KILLED: usize = 1;
     let _alone = alone();
     let mut fleet = Fleet::start(&plan(NODES, Some(seed()))).expect("the fleet starts");
-    fleet.wait_connected(CONNECT_TIMEOUT).expect("the nodes hear each other");
+    fleet
+        .wait_connected(CONNECT_TIMEOUT)
+        .expect("the nodes hear each other");
     fill(&fleet, OBJECTS);
     // Purges under way in both directions when the child dies.
     purge(&fleet, KILLED, 0..50, Duration::ZERO);
     purge(&fleet, 0, 50..100, Duration::ZERO);
-    fleet.nodes[KILLED].varnish.crash_child(START_TIMEOUT).expect("the manager restarts it");
+    fleet.nodes[KILLED]
+        .varnish
+        .crash_child(START_TIMEOUT)
+        .expect("the manager restarts it");
     let _on_failure = OnFailure(&fleet);
     purge(&fleet, 0, 100..150, Duration::ZERO);
     assert!(
         !fleet::is_cached(&mut fleet.client(KILLED), &url(200)).expect("the node answers"),
         "a new child has an empty cache"
     );
-    fleet.wait_connected(CONNECT_TIMEOUT).expect("the nodes hear each other again");
+    fleet
+        .wait_connected(CONNECT_TIMEOUT)
+        .expect("the nodes hear each other again");
 
     // A new stream of the same node must not pass for the old one: its first purges have the
     // numbers that the first ones of the former child had.
-    each_node(&fleet, |node| ask(&fleet, node, &(0..OBJECTS).collect::<Vec<_>>(), &|_, _| ()));
+    each_node(&fleet, |node| {
+        ask(&fleet, node, &(0..OBJECTS).collect::<Vec<_>>(), &|_, _| ())
+    });
     let version = fleet.origin.bump_all();
     for node in 0..NODES {
         purge(&fleet, node, node * 100..(node + 1) * 100, Duration::ZERO);
@@ -240,17 +288,27 @@ fn a_killed_child_comes_back_empty_and_is_purged_again() {
 #[test]
 fn without_the_vmod_a_purge_stays_on_its_node() {
     let _alone = alone();
-    let plan = Plan { nodes: 2, relay_seed: None, vmod: None, vcl_dir: fleet::find_vcl_dir() };
+    let plan = Plan {
+        nodes: 2,
+        relay_seed: None,
+        vmod: None,
+        vcl_dir: fleet::find_vcl_dir(),
+    };
     let fleet = Fleet::start(&plan).expect("the fleet starts");
     fill(&fleet, 20);
     let version = fleet.origin.bump_all();
     purge(&fleet, 0, 0..20, Duration::ZERO);
     let gone = |node| {
         let gone = Mutex::new(0);
-        ask(&fleet, node, &(0..20).collect::<Vec<_>>(), &|n, response| {
-            let new = response.text() == format!("version {version} of {}\n", url(n));
-            *gone.lock().unwrap() += usize::from(new);
-        });
+        ask(
+            &fleet,
+            node,
+            &(0..20).collect::<Vec<_>>(),
+            &|n, response| {
+                let new = response.text() == format!("version {version} of {}\n", url(n));
+                *gone.lock().unwrap() += usize::from(new);
+            },
+        );
         gone.into_inner().unwrap()
     };
     assert_eq!((gone(0), gone(1)), (20, 0));
