@@ -215,6 +215,18 @@ ph_ctx_server_ip(const struct vrt_ctx *ctx)
 	return (VRT_IP_string(ctx, ip));
 }
 
+const char *
+ph_ctx_blob_text(const struct vrt_ctx *ctx, const void *bytes, size_t len)
+{
+	struct vrt_blob blob;
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	memset(&blob, 0, sizeof blob);
+	blob.blob = bytes;
+	blob.len = len;
+	return (VRT_BLOB_string(ctx, &blob));
+}
+
 /*
  * child_main() stops the acceptors, then bans (this flag), then the expiry, then the storage.
  * varnishd itself sets and reads the flag without more ado.

@@ -65,6 +65,11 @@ const char *ph_ctx_host(const struct vrt_ctx *ctx);
  */
 const char *ph_ctx_server_ip(const struct vrt_ctx *ctx);
 
+/*
+ * The text that VCL makes of a BLOB of these bytes, on ctx's workspace; NULL if that is full.
+ */
+const char *ph_ctx_blob_text(const struct vrt_ctx *ctx, const void *bytes, size_t len);
+
 /* True once the cache child has begun to shut down: nothing may touch objects from then on. */
 int ph_closing(void);
 

@@ -1,32 +1,45 @@
 //! What every VCL function needs around its own work.
 
-use std::ffi::CStr;
-
 use varnish::ffi::VCL_STRING;
-use varnish::vcl::{Ctx, VclError};
+use varnish::vcl::{Ctx, LogTag, VclError};
 
 use crate::{guard, shim};
 
-/// Runs the body of a VCL function. An error becomes a VCL error: the transaction fails, a VCL
-/// that is being loaded is refused. So does a panic, after it has been counted and logged.
+/// Why a VCL function did not do its work.
+pub enum Problem {
+    /// A VCL error: the transaction fails, a VCL that is being loaded is refused.
+    Fail(String),
+    /// The VCL goes on with a string that is not set, a FALSE …; the text is in the log as a
+    /// VCL_Error. For what is nobody's mistake and may be over a moment later.
+    Log(String),
+}
+
+impl<E: Into<String>> From<E> for Problem {
+    fn from(text: E) -> Self {
+        Problem::Fail(text.into())
+    }
+}
+
+/// Runs the body of a VCL function. A panic in it is counted, logged and becomes a VCL error.
 pub fn call<T: Default>(
-    ctx: &Ctx<'_>,
+    ctx: &mut Ctx<'_>,
     name: &'static str,
-    body: impl FnOnce() -> Result<T, String>,
+    body: impl FnOnce(&Ctx<'_>) -> Result<T, Problem>,
 ) -> Result<T, VclError> {
-    let problem = match guard::catch(name, body) {
+    let problem = match guard::catch(name, || body(ctx)) {
         Some(Ok(value)) => return Ok(value),
         Some(Err(problem)) => problem,
-        None => "internal error, see varnishlog -g raw -i Error".to_owned(),
+        None => Problem::Fail("internal error, see varnishlog -g raw -i Error".to_owned()),
     };
     // A record of Varnish's log is one line.
-    let text = format!("powderhorn.{name}(): {problem}").replace('\n', " ");
-    if shim::ctx_may_fail(ctx.raw) {
-        Err(VclError::String(text))
-    } else {
-        // Nothing may fail in vcl_fini: varnishd asserts it.
-        shim::log(shim::Loudness::Error, &text);
-        Ok(T::default())
+    let line = |text: String| format!("powderhorn.{name}(): {text}").replace('\n', " ");
+    match problem {
+        Problem::Fail(text) if shim::ctx_may_fail(ctx.raw) => Err(VclError::String(line(text))),
+        // Nothing may fail in vcl_fini: varnishd asserts it. There is no transaction either.
+        Problem::Fail(text) | Problem::Log(text) => {
+            ctx.log(LogTag::VclError, line(text));
+            Ok(T::default())
+        }
     }
 }
 
@@ -36,10 +49,10 @@ pub struct Space<'ws>(&'ws mut [u8]);
 impl<'ws> Space<'ws> {
     /// Takes room for `len_max` bytes. Do it before the work: what has been done cannot be
     /// reported without it.
-    pub fn take(ctx: &Ctx<'ws>, len_max: usize) -> Result<Self, String> {
+    pub fn take(ctx: &Ctx<'ws>, len_max: usize) -> Result<Self, Problem> {
         shim::ctx_space(ctx.raw, len_max.saturating_add(1))
             .map(Space)
-            .ok_or_else(|| format!("the workspace has no room for {len_max} bytes"))
+            .ok_or_else(|| format!("the workspace has no room for {len_max} bytes").into())
     }
 
     /// Writes the string. One that does not fit is cut.
@@ -60,7 +73,7 @@ pub fn long_reply(
     ctx: &Ctx<'_>,
     text: &str,
     instead: impl FnOnce(usize) -> String,
-) -> Result<VCL_STRING, String> {
+) -> Result<VCL_STRING, Problem> {
     // Asking for too much would mark the workspace as overflown and so fail the transaction.
     let room = shim::ctx_room(ctx.raw);
     if text.len() < room {
@@ -68,9 +81,4 @@ pub fn long_reply(
     }
     let instead = instead(room);
     Ok(Space::take(ctx, instead.len())?.fill(&instead))
-}
-
-/// The bytes of an argument, if it was given, is set and is not empty.
-pub fn text(arg: Option<&CStr>) -> Option<&[u8]> {
-    arg.map(CStr::to_bytes).filter(|bytes| !bytes.is_empty())
 }

@@ -5,11 +5,11 @@ use std::ffi::CStr;
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
 
-use crate::call::{Space, long_reply, text};
+use crate::call::{Problem, Space, long_reply};
 use crate::host::{self, ObjectDigest};
 use crate::runtime::{self, VclState};
 use crate::standin::Purge;
-use crate::{apply, shim};
+use crate::{apply, blob, shim};
 
 /// The version of this VMOD, as C wants it.
 pub const VERSION: &CStr = match CStr::from_bytes_with_nul(VERSION_BYTES) {
@@ -21,49 +21,50 @@ const VERSION_BYTES: &[u8] = concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()
 /// Room for an id: `node.stamp.random:seq`, and `-seq` should one purge ever be several messages.
 const ID_BYTES_MAX: usize = 16 + 1 + 16 + 1 + 16 + 1 + 20 + 1 + 20;
 
-pub fn start(ctx: &Ctx<'_>, vcl: Option<&VclState>, config: Option<&CStr>) -> Result<(), String> {
+pub fn start(ctx: &Ctx<'_>, vcl: Option<&VclState>, config: &CStr) -> Result<(), Problem> {
     if !shim::ctx_in_init(ctx.raw) {
         return Err("only possible in vcl_init".into());
     }
+    let primer_text = shim::ctx_blob_text(ctx.raw, &blob::PRIMER);
+    if !primer_text.is_some_and(|text| blob::learn(&text)) {
+        return Err("this Varnish writes BLOBs in a way that purge_hash() cannot read".into());
+    }
     let vcl = vcl.ok_or("this VCL was not announced to the VMOD")?;
-    let path = match (config, text(config)) {
-        (None, _) => None,
-        (Some(_), Some(path)) => {
-            Some(std::str::from_utf8(path).map_err(|_| "the config's path is not UTF-8")?)
-        }
-        (Some(_), None) => return Err("the config's path is empty".into()),
+    let path = match config.to_bytes() {
+        b"single-node" => None,
+        b"" => return Err("the config's path is not set or empty".into()),
+        path => Some(std::str::from_utf8(path).map_err(|_| "the config's path is not UTF-8")?),
     };
-    runtime::prepare(vcl, path).map_err(|e| e.to_string())
+    Ok(runtime::prepare(vcl, path).map_err(|e| e.to_string())?)
 }
 
-pub fn url_digest(
-    ctx: &Ctx<'_>,
-    url: Option<&CStr>,
-    host: Option<&CStr>,
-) -> Result<ObjectDigest, String> {
-    let url = text(url).ok_or("the URL is not set or empty")?;
-    let host = match (host, text(host)) {
-        (None, _) => match shim::ctx_host(ctx.raw) {
+pub fn url_digest(ctx: &Ctx<'_>, url: &CStr, host: &CStr) -> Result<ObjectDigest, Problem> {
+    let url = Some(url.to_bytes()).filter(|url| !url.is_empty());
+    let url = url.ok_or("the URL is not set or empty")?;
+    let host = match host.to_bytes() {
+        b"req.http.host" => match shim::ctx_host(ctx.raw) {
             Some(host) => host::normalise_host(&host),
             // As builtin.vcl's vcl_hash does.
             None => {
                 shim::ctx_server_ip(ctx.raw).ok_or("there is no request to take the host from")?
             }
         },
-        (Some(_), Some(host)) => host::normalise_host(host),
-        // Falling back to the request's own Host would purge another object than was meant.
-        (Some(_), None) => return Err("the host is not set or empty".into()),
+        // Falling back to the request's own host would purge another object than was meant.
+        b"" => return Err("the host is not set or empty".into()),
+        host => host::normalise_host(host),
     };
     Ok(host::url_digest(url, &host))
 }
 
 /// Sends the purge to the fleet, then applies it here.
-pub fn purge(ctx: &Ctx<'_>, digest: ObjectDigest) -> Result<VCL_STRING, String> {
+pub fn purge(ctx: &Ctx<'_>, digest: ObjectDigest) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
     let worker = shim::ctx_worker(ctx.raw).ok_or("only possible while a request is handled")?;
     let id = Space::take(ctx, ID_BYTES_MAX)?;
     let purge = Purge::Digest(digest);
-    let ticket = node.issue(purge.clone()).map_err(|e| e.to_string())?;
+    let ticket = node
+        .issue(purge.clone())
+        .map_err(|e| Problem::Log(e.to_string()))?;
     let text = ticket.id().to_string();
     // Should this panic, the ticket is dropped and the apply thread does it.
     let outcome = apply::apply(worker, &purge);
@@ -71,34 +72,34 @@ pub fn purge(ctx: &Ctx<'_>, digest: ObjectDigest) -> Result<VCL_STRING, String> 
     Ok(id.fill(&text))
 }
 
-pub fn digest(ctx: &Ctx<'_>) -> Result<VCL_STRING, String> {
+pub fn digest(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
     let text = node.digest_text();
     long_reply(ctx, &text, |room| too_small(text.len(), room))
 }
 
-pub fn knows(id: Option<&CStr>) -> Result<bool, String> {
+pub fn knows(id: &CStr) -> Result<bool, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
-    let id = text(id).and_then(|id| std::str::from_utf8(id).ok());
+    let id = id.to_str().ok();
     Ok(id
         .and_then(|id| id.parse().ok())
         .is_some_and(|id| node.knows(id)))
 }
 
-pub fn status(ctx: &Ctx<'_>, format: Option<&CStr>) -> Result<VCL_STRING, String> {
+pub fn status(ctx: &Ctx<'_>, format: &CStr) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
-    match text(format) {
-        None | Some(b"text") => {
+    match format.to_bytes() {
+        b"text" => {
             let text = node.status().to_text();
             long_reply(ctx, &text, |room| too_small(text.len(), room))
         }
-        Some(b"json") => {
+        b"json" => {
             let json = serde_json::to_string(&node.status()).map_err(|e| e.to_string())?;
             long_reply(ctx, &json, |room| {
                 format!("{{\"error\":\"{}\"}}", too_small(json.len(), room))
             })
         }
-        Some(_) => Err("the format is \"text\" or \"json\"".into()),
+        _ => Err("the format is \"text\" or \"json\"".into()),
     }
 }
 

@@ -14,11 +14,12 @@
 //! | `lib.rs` | the functions that VCL sees |
 //! | `runtime.rs` | one runtime per process: when it starts, who is refused |
 //! | `apply.rs` | the thread that applies the fleet's purges |
-//! | `host.rs` | url and host → digest |
+//! | `host.rs`, `blob.rs` | url and host, or req.hash, → digest |
 //! | `call.rs`, `guard.rs` | errors, workspace and panics at the boundary |
 //! | `shim.rs` | the safe face of `c_shim/`, which alone touches varnishd's internals |
 
 mod apply;
+mod blob;
 mod call;
 mod functions;
 mod guard;
@@ -37,9 +38,9 @@ mod powderhorn {
     use varnish::ffi::VCL_STRING;
     use varnish::vcl::{Ctx, Event, VclError};
 
-    use crate::call::{call, text};
+    use crate::call::call;
     use crate::runtime::{self, VclState};
-    use crate::{functions, host};
+    use crate::{blob, functions};
 
     /// Remembers each VCL's config from its load on; starts the runtime when a VCL becomes warm.
     #[event]
@@ -48,10 +49,10 @@ mod powderhorn {
         #[shared_per_vcl] vcl: &mut Option<Box<VclState>>,
         event: Event,
     ) -> Result<(), VclError> {
-        call(ctx, "start", || {
+        call(ctx, "start", |_| {
             let vcl = vcl.get_or_insert_default();
             match event {
-                Event::Warm => runtime::warm(vcl).map_err(|e| e.to_string()),
+                Event::Warm => Ok(runtime::warm(vcl).map_err(|e| e.to_string())?),
                 _ => Ok(()),
             }
         })
@@ -59,29 +60,29 @@ mod powderhorn {
 
     /// Names the config file. Call it in `vcl_init`.
     ///
-    /// Without a file, or without an argument: a single node that purges itself. The file is
+    /// Without an argument ("single-node"): a single node that purges itself. The file is
     /// read and checked at once, and a mistake in it (file, line and key are named) keeps the
     /// VCL from loading. The runtime starts when the VCL becomes warm and stays for the life of
     /// the cache process: another VCL may name the same config, and is refused with another.
     pub fn start(
         ctx: &mut Ctx,
         #[shared_per_vcl] vcl: Option<&VclState>,
-        config: Option<&CStr>,
+        #[default("single-node")] config: &CStr,
     ) -> Result<(), VclError> {
-        call(ctx, "start", || functions::start(ctx, vcl, config))
+        call(ctx, "start", |ctx| functions::start(ctx, vcl, config))
     }
 
     /// Purges the object with this URL and host on every node, and returns the purge's id.
     ///
     /// Applied on this node when the call returns. For caches that hash URL and Host only, as
-    /// builtin.vcl does; after another `vcl_hash` use `purge_hash()`. The host defaults to the
-    /// request's; upper case and the ports 80 and 443 do not count.
+    /// builtin.vcl does; after another `vcl_hash` use `purge_hash()`. The host defaults to that of
+    /// the request ("req.http.host"); upper case and the ports 80 and 443 do not count.
     pub unsafe fn purge(
         ctx: &mut Ctx,
-        url: Option<&CStr>,
-        host: Option<&CStr>,
+        url: &CStr,
+        #[default("req.http.host")] host: &CStr,
     ) -> Result<VCL_STRING, VclError> {
-        call(ctx, "purge", || {
+        call(ctx, "purge", |ctx| {
             let digest = functions::url_digest(ctx, url, host)?;
             functions::purge(ctx, digest)
         })
@@ -91,35 +92,37 @@ mod powderhorn {
     ///
     /// Takes the BLOB `req.hash`, whatever `vcl_hash` made it from. (The argument is declared as
     /// a STRING because the bindings know no BLOB; VCL makes `:base64:` of a BLOB.)
-    pub unsafe fn purge_hash(ctx: &mut Ctx, hash: Option<&CStr>) -> Result<VCL_STRING, VclError> {
-        call(ctx, "purge_hash", || {
-            let hash = text(hash).ok_or("the hash is not set")?;
-            let digest = host::digest_from_blob_text(hash)
-                .ok_or("the hash is not a BLOB of 32 bytes: give it req.hash")?;
+    pub unsafe fn purge_hash(ctx: &mut Ctx, hash: &CStr) -> Result<VCL_STRING, VclError> {
+        call(ctx, "purge_hash", |ctx| {
+            let digest = blob::digest(hash.to_bytes())
+                .ok_or("the hash is not set or not a BLOB of 32 bytes: give it req.hash")?;
             functions::purge(ctx, digest)
         })
     }
 
     /// What this node holds: for each stream (node and start), the ranges of its messages.
     pub unsafe fn digest(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
-        call(ctx, "digest", || functions::digest(ctx))
+        call(ctx, "digest", functions::digest)
     }
 
     /// Whether the purge with this id has been applied on this node. False for what is no id.
-    pub fn knows(ctx: &mut Ctx, id: Option<&CStr>) -> Result<bool, VclError> {
-        call(ctx, "knows", || functions::knows(id))
+    pub fn knows(ctx: &mut Ctx, id: &CStr) -> Result<bool, VclError> {
+        call(ctx, "knows", |_| functions::knows(id))
     }
 
     /// The state of the runtime, as "text" (the default) or "json".
     ///
     /// If the workspace is too small for it (`workspace_client`), a line that says so.
-    pub unsafe fn status(ctx: &mut Ctx, format: Option<&CStr>) -> Result<VCL_STRING, VclError> {
-        call(ctx, "status", || functions::status(ctx, format))
+    pub unsafe fn status(
+        ctx: &mut Ctx,
+        #[default("text")] format: &CStr,
+    ) -> Result<VCL_STRING, VclError> {
+        call(ctx, "status", |ctx| functions::status(ctx, format))
     }
 
     /// The version of this VMOD.
     pub unsafe fn version(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
-        call(ctx, "version", || {
+        call(ctx, "version", |_| {
             Ok(VCL_STRING(functions::VERSION.as_ptr()))
         })
     }

@@ -84,18 +84,14 @@ pub fn prepare(vcl: &VclState, path: Option<&str>) -> Result<(), RuntimeError> {
         Some(path) => Config::load(path)?,
         None => Config::single_node(),
     };
-    check(&config)?;
     let mut kept = vcl.config.lock();
-    match &*kept {
-        Some(first) if *first != config => Err(RuntimeError::TwoConfigs {
-            first: first.source(),
-            second: config.source(),
-        }),
-        _ => {
-            *kept = Some(config);
-            Ok(())
-        }
+    if let Some(first) = kept.as_ref().filter(|first| **first != config) {
+        let (first, second) = (first.source(), config.source());
+        return Err(RuntimeError::TwoConfigs { first, second });
     }
+    check(&config)?;
+    *kept = Some(config);
+    Ok(())
 }
 
 /// The VCL's WARM event. Called on varnishd's CLI thread, so never twice at a time.

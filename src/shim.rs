@@ -112,6 +112,16 @@ pub fn ctx_server_ip(ctx: &vrt_ctx) -> Option<Vec<u8>> {
     }
 }
 
+/// The text that VCL makes of a BLOB of these bytes.
+pub fn ctx_blob_text(ctx: &vrt_ctx, bytes: &[u8]) -> Option<Vec<u8>> {
+    // SAFETY: `ctx` is the live context of a VCL call; the bytes are only read during the call.
+    // The string lives on the workspace, so it is valid until the transaction ends; copied here.
+    unsafe {
+        let text = raw::ph_ctx_blob_text(ctx_ptr(ctx), bytes.as_ptr().cast(), bytes.len());
+        (!text.is_null()).then(|| CStr::from_ptr(text).to_bytes().to_vec())
+    }
+}
+
 /// Whether the cache child has begun to shut down; nothing may touch objects from then on.
 pub fn closing() -> bool {
     // SAFETY: reads one int of varnishd's, atomically.

@@ -107,7 +107,8 @@ impl Node {
     pub fn applier(&self) -> Option<Applier> {
         self.0.applier.lock().take()
     }
-    pub fn knows(&self, id: u64) -> bool {
+    pub fn knows(&self, id: powderhorn_protocol::id::MessageId) -> bool {
+        let id = id.seq;
         self.0.seen.lock().contains(&id)
     }
     pub fn digest_text(&self) -> String {
@@ -129,7 +130,13 @@ impl Node {
     }
 }
 impl Ticket {
-    pub fn id(&self) -> u64 {
+    pub fn id(&self) -> powderhorn_protocol::id::MessageId {
+        powderhorn_protocol::id::MessageId {
+            stream: Default::default(),
+            seq: self.id,
+        }
+    }
+    pub fn seq(&self) -> u64 {
         self.id
     }
     pub fn complete(self, _o: Outcome) {

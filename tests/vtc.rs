@@ -4,6 +4,7 @@
 //! `cargo build && cargo test --test vtc [-- part-of-a-name]`. In a VTC, `${vmod}` is the library,
 //! `${vcl}` the directory of the ready-made VCL, `${lib}` the directory of the VTCs.
 
+use std::env;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -57,21 +58,25 @@ fn varnishtest_exists() -> Result<(), String> {
         .map_err(|e| format!("varnishtest cannot be run (Debian: package varnish): {e}"))
 }
 
-/// POWDERHORN_VMOD, or the library of this test's own profile: `target/<profile>/deps/vtc-…` is this binary.
+/// `POWDERHORN_VMOD`, or else the library of this test's own profile, which lies beside the
+/// directory of this binary: `target/<profile>/deps/vtc-…`.
 fn library() -> Result<PathBuf, String> {
-    // Set by `make test`, which has just built it, in a place where no /proc tells who this is.
-    if let Some(library) = std::env::var_os("POWDERHORN_VMOD").filter(|path| !path.is_empty()) {
-        return Ok(library.into());
-    }
-    let this = std::env::current_exe().map_err(|e| e.to_string())?;
-    let profile = this
+    let library = match env::var_os("POWDERHORN_VMOD").filter(|path| !path.is_empty()) {
+        Some(path) => PathBuf::from(path),
+        None => {
+            // Cargo calls it by its full path; without /proc there is no other way to know.
+            let this = env::args_os().next().map(PathBuf::from).unwrap_or_default();
+            let profile = this.parent().and_then(Path::parent);
+            profile.ok_or("POWDERHORN_VMOD is not set")?.join(LIBRARY)
+        }
+    };
+    let hint = match library
         .parent()
-        .and_then(Path::parent)
-        .ok_or("this binary has no directory")?;
-    let library = profile.join(LIBRARY);
-    let hint = match profile.file_name().and_then(|name| name.to_str()) {
-        Some("debug") | None => "cargo build".to_owned(),
-        Some(profile) => format!("cargo build --profile {profile}"),
+        .and_then(Path::file_name)
+        .and_then(|name| name.to_str())
+    {
+        Some("release") => "cargo build --release",
+        _ => "cargo build",
     };
     let Ok(built) = fs::metadata(&library).and_then(|meta| meta.modified()) else {
         return Err(format!(

@@ -1,0 +1,68 @@
+# PURGE for a Varnish fleet: purges the object on every node, whatever vcl_hash makes of a request.
+#
+#	vcl 4.1;
+#	import powderhorn;
+#	include "powderhorn.vcl";
+#
+#	sub vcl_init {
+#		powderhorn.start("/etc/varnish/powderhorn.toml");
+#	}
+#
+# Who may purge: acl powderhorn_purgers, which is in a file of its own, powderhorn_purgers.vcl.
+# Varnish looks for it along its parameter vcl_path, in /etc/varnish first, so a file of that name
+# there takes the place of the one shipped with this file, which knows localhost only.
+#
+# A purge asks for the object that the same GET would get. So include this file after code in your
+# vcl_recv that changes req.url or a header that your vcl_hash uses, and before code that returns.
+# Whatever your vcl_synth adds to all answers goes before the include, too.
+#
+# Answers to a PURGE, as text:
+#
+#	200	applied on this node and sent to all others; X-Powderhorn-Id and the body hold the
+#		purge's id, for powderhorn.knows()
+#	405	the client is not one of powderhorn_purgers
+#	503	"Purged on this node only": applied here, but not sent (see VCL_Error in varnishlog);
+#		send it again. Other reasons: VCL failed before it was applied.
+
+include "powderhorn_purgers.vcl";
+
+sub vcl_recv {
+	# One name for one host, for lookups as well as for purges; powderhorn.purge() does the same.
+	if (req.http.Host ~ "[[:upper:]]|:(80|443)$") {
+		set req.http.Host = regsub(req.http.Host.lower(), ":(80|443)$", "");
+	}
+
+	# Ours alone: it carries the id from vcl_purge to vcl_synth.
+	unset req.http.X-Powderhorn-Id;
+
+	if (req.method == "PURGE") {
+		if (client.ip !~ powderhorn_purgers) {
+			return (synth(405, "Not allowed to purge"));
+		}
+		return (purge);
+	}
+}
+
+sub vcl_purge {
+	# Varnish has just purged the object here, by req.hash; the rest of the fleet follows.
+	set req.http.X-Powderhorn-Id = powderhorn.purge_hash(req.hash);
+	if (req.http.X-Powderhorn-Id !~ ".") {
+		return (synth(503, "Purged on this node only"));
+	}
+	return (synth(200, "Purged"));
+}
+
+sub vcl_synth {
+	if (req.method == "PURGE") {
+		set resp.http.Content-Type = "text/plain; charset=utf-8";
+		if (req.http.X-Powderhorn-Id ~ ".") {
+			set resp.http.X-Powderhorn-Id = req.http.X-Powderhorn-Id;
+			set resp.body = req.http.X-Powderhorn-Id + {"
+"};
+		} else {
+			set resp.body = resp.reason + {"
+"};
+		}
+		return (deliver);
+	}
+}
