@@ -1,1 +1,42 @@
-//! powderhorn-node
+//! The runtime that runs the Powderhorn protocol in a cache's process: UDP sockets, sealing, keys,
+//! configuration, and a thread of its own that drives [`powderhorn_protocol::Core`].
+//!
+//! A host starts a [`Node`], issues purges by [`Node::issue`], and lends a thread to an [`Applier`],
+//! which applies the fleet's purges to whatever implements [`Cache`]. There is nothing of Varnish in
+//! here, so that all of it runs in tests.
+//!
+//! | module | what |
+//! |---|---|
+//! | `node` | the handle: start, issue, look, stop |
+//! | `runtime` | the thread: receive, open, feed the core, seal, send |
+//! | `apply` | the way of a purge from the core into a cache |
+//! | `seal`, `keys` | sealed datagrams and the fleet's keys |
+//! | `config` | the configuration file |
+//! | `status`, `counters`, `notices` | what an operator sees |
+//! | `net`, `sys` | sockets, clocks |
+
+mod apply;
+mod config;
+mod counters;
+mod keys;
+mod net;
+mod node;
+mod notices;
+mod runtime;
+mod seal;
+mod status;
+mod sys;
+
+pub use crate::apply::{APPLY_BATCH_MAX, Applier, Cache, Job};
+pub use crate::config::{Config, ConfigError, Limits, PEERS_MAX, PeerConfig};
+pub use crate::keys::{KeyError, Keyring};
+pub use crate::net::BindError;
+pub use crate::node::{IssueError, Node, StartError, Ticket, node_id};
+pub use crate::seal::{OpenError, Sealer};
+pub use crate::status::{Counter, DuplicateName, Notice, PeerStatus, SocketStatus, Status};
+pub use powderhorn_protocol::id::{MessageId, NodeId, StreamId};
+pub use powderhorn_protocol::purge::Purge;
+pub use powderhorn_protocol::{Knowledge, Outcome};
+
+/// This library's version.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

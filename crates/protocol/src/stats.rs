@@ -1,90 +1,105 @@
 //! Counters of the core. Each drop and each giving-up has one.
 
-/// What happened since the core was made. All only grow.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Stats {
+macro_rules! stats {
+    ($($(#[doc = $help:literal])+ $name:ident,)+) => {
+        /// What happened since the core was made. All only grow.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Stats {
+            $($(#[doc = $help])+ pub $name: u64,)+
+        }
+
+        impl Stats {
+            /// Name, explanation and value of each counter.
+            pub fn list(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((stringify!($name), concat!($($help),+).trim_start(), self.$name),)+]
+            }
+        }
+    };
+}
+
+stats! {
     /// Purges issued at this node.
-    pub issued: u64,
+    issued,
     /// Purges refused because too many issued ones waited to be sent.
-    pub issue_refused_busy: u64,
+    issue_refused_busy,
     /// Purges refused because they were too large for a message.
-    pub issue_refused_large: u64,
+    issue_refused_large,
     /// Messages first received by dissemination.
-    pub received: u64,
+    received,
     /// Messages first received as a repair.
-    pub recovered: u64,
+    recovered,
     /// Messages received that were known already.
-    pub duplicates: u64,
+    duplicates,
     /// Messages skipped because the cache is younger than they are, or because they had expired.
-    pub skipped: u64,
+    skipped,
     /// Messages left aside because too many waited to be applied; they stay wanted.
-    pub deferred: u64,
+    deferred,
     /// Messages larger than a message may be, by a peer of another version: not taken.
-    pub oversized: u64,
+    oversized,
     /// Messages of an op that this version does not know: held and relayed, not applied.
-    pub unsupported: u64,
+    unsupported,
     /// Messages of streams beyond the number that is kept track of.
-    pub streams_refused: u64,
+    streams_refused,
     /// Purges applied to the cache.
-    pub applied: u64,
+    applied,
     /// Purges that the cache failed to apply; each is tried again.
-    pub apply_failed: u64,
+    apply_failed,
     /// Messages dropped by age.
-    pub expired: u64,
+    expired,
     /// Messages dropped because the retention's bytes ran out.
-    pub evicted: u64,
+    evicted,
     /// Messages that expired everywhere we know of before this node had seen them.
-    pub lost: u64,
+    lost,
     /// Datagrams received, of whatever kind.
-    pub datagrams_in: u64,
+    datagrams_in,
     /// Datagrams handed to the driver; one that goes to all peers counts once.
-    pub datagrams_out: u64,
+    datagrams_out,
     /// Datagrams that are not of the format.
-    pub malformed: u64,
+    malformed,
     /// Datagrams of a peer id that was never added or is removed.
-    pub strangers: u64,
+    strangers,
     /// Datagrams that this very process sent: a peer's address is its own.
-    pub reflected: u64,
+    reflected,
     /// Datagrams meant for another instance, e.g. for this node before its restart.
-    pub misdirected: u64,
+    misdirected,
     /// Datagrams of sessions that have not echoed a nonce yet.
-    pub unproven: u64,
+    unproven,
     /// Datagrams whose counter was used before or is older than the replay window.
-    pub replayed: u64,
+    replayed,
     /// Frames of types that this version does not know.
-    pub frames_unknown: u64,
+    frames_unknown,
     /// Sessions proven: peers met, and met again after their restart.
-    pub sessions: u64,
+    sessions,
     /// Challenges sent.
-    pub challenges: u64,
+    challenges,
     /// Rounds.
-    pub rounds: u64,
+    rounds,
     /// Rounds without any peer to gossip with.
-    pub rounds_alone: u64,
+    rounds_alone,
     /// Digest datagrams sent.
-    pub digests_out: u64,
+    digests_out,
     /// Digest datagrams received.
-    pub digests_in: u64,
+    digests_in,
     /// Solicits sent.
-    pub solicits_out: u64,
+    solicits_out,
     /// Messages asked for.
-    pub solicited: u64,
+    solicited,
     /// Solicits received.
-    pub solicits_in: u64,
+    solicits_in,
     /// Solicits not answered because the digest they answer is too long ago.
-    pub solicits_stale: u64,
+    solicits_stale,
     /// Messages sent as repairs.
-    pub repairs_out: u64,
+    repairs_out,
     /// Bytes sent as repairs.
-    pub repair_bytes_out: u64,
+    repair_bytes_out,
     /// Messages not sent as repairs because a round's budget was used up.
-    pub repairs_over_budget: u64,
+    repairs_over_budget,
     /// Messages not repaired because they were sent to that peer a moment ago.
-    pub repairs_repeated: u64,
+    repairs_repeated,
     /// Floors sent: "what you ask for is older than you want".
-    pub floors_out: u64,
+    floors_out,
     /// Own streams opened because another process spoke as this node.
-    pub reopened: u64,
+    reopened,
     /// Events dropped because nobody took them.
-    pub events_dropped: u64,
+    events_dropped,
 }

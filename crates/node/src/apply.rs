@@ -1,0 +1,136 @@
+//! The way of a purge from the core into a cache.
+//!
+//! There is no queue in between: the host's apply thread takes what is ready out of the core, a
+//! batch at a time, applies it, and says what became of each. What it has not taken yet stays in
+//! the core as ranges. So however slow a cache is, nothing is lost and nothing grows.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use powderhorn_protocol::id::MessageId;
+use powderhorn_protocol::purge::Purge;
+use powderhorn_protocol::time::Time;
+use powderhorn_protocol::{Delivery, Outcome};
+
+use crate::node::Shared;
+use crate::sys;
+
+/// Purges taken at once: enough to make the core's lock cheap, few enough to be applied in well
+/// under a millisecond.
+pub const APPLY_BATCH_MAX: usize = 64;
+
+/// How long an idle apply thread waits at most, so that it can do its host's housekeeping.
+const IDLE_MAX: Duration = Duration::from_secs(1);
+
+/// A purge to be applied, and what became of it.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The message's id.
+    pub id: MessageId,
+    /// What to purge; never [`Purge::Unknown`].
+    pub purge: Purge,
+    /// Time since its issue, as far as its holders know.
+    pub age: Duration,
+    /// When it arrived, or a little later, on the boot clock.
+    pub arrival: Time,
+    /// Wall-clock time of its issue on the origin's clock, in ms since 1970.
+    pub issued_wall_ms: u64,
+    /// To be set by the cache; [`Outcome::Failed`] until then.
+    pub outcome: Outcome,
+}
+
+impl From<Delivery> for Job {
+    fn from(delivery: Delivery) -> Self {
+        let Delivery {
+            id,
+            purge,
+            age,
+            arrival,
+            issued_wall_ms,
+        } = delivery;
+        Job {
+            id,
+            purge,
+            age,
+            arrival,
+            issued_wall_ms,
+            outcome: Outcome::Failed,
+        }
+    }
+}
+
+/// A cache that purges can be applied to.
+pub trait Cache {
+    /// Applies `jobs` in their order and sets the outcome of each. What is left at
+    /// [`Outcome::Failed`] is handed out again after a moment. A panic fails the whole batch, which
+    /// must therefore bear being applied twice.
+    fn apply(&mut self, jobs: &mut [Job]);
+
+    /// Called when nothing is left to apply, and about once a second: for what is to be done now
+    /// and then.
+    fn idle(&mut self) {}
+}
+
+/// Takes purges out of the node and applies them, on a thread of the host's choice.
+pub struct Applier {
+    shared: Arc<Shared>,
+}
+
+impl Applier {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Applier { shared }
+    }
+
+    /// Applies purges to `cache` until the node is stopped.
+    pub fn run(&mut self, cache: &mut dyn Cache) {
+        let shared = &*self.shared;
+        let mut jobs: Vec<Job> = Vec::with_capacity(APPLY_BATCH_MAX);
+        while !shared.stopping() {
+            {
+                let mut core = shared.core.lock();
+                let now = sys::boot_clock();
+                while jobs.len() < APPLY_BATCH_MAX {
+                    let Some(delivery) = core.poll_delivery(now) else {
+                        break;
+                    };
+                    jobs.push(delivery.into());
+                }
+            }
+            if !jobs.is_empty() {
+                self.apply(cache, &mut jobs);
+                continue;
+            }
+            cache.idle();
+            let mut core = shared.core.lock();
+            if core.ready_count() == 0 && !shared.stopping() {
+                shared.applier_idle.store(true, Ordering::Relaxed);
+                shared.ready.wait_for(&mut core, IDLE_MAX);
+                shared.applier_idle.store(false, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn apply(&self, cache: &mut dyn Cache, jobs: &mut Vec<Job>) {
+        let shared = &*self.shared;
+        let applied = catch_unwind(AssertUnwindSafe(|| cache.apply(jobs)));
+        if applied.is_err() {
+            shared.counters.apply_panics.fetch_add(1, Ordering::Relaxed);
+            jobs.iter_mut()
+                .for_each(|job| job.outcome = Outcome::Failed);
+        }
+        let mut core = shared.core.lock();
+        let now = sys::boot_clock();
+        let timeout = core.poll_timeout();
+        for job in jobs.drain(..) {
+            core.handle_applied(now, job.id, job.outcome);
+        }
+        // A failed one is tried again at a time that the runtime may not know yet.
+        let sooner = core.poll_timeout() < timeout;
+        drop(core);
+        if sooner {
+            shared.wake.notify_one();
+        }
+    }
+}

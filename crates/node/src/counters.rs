@@ -1,0 +1,61 @@
+//! Counters of the runtime; those of the protocol are in [`powderhorn_protocol::stats::Stats`].
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($($(#[doc = $help:literal])+ $name:ident,)+) => {
+        /// See each counter. All only grow.
+        #[derive(Debug, Default)]
+        pub struct Counters {
+            $($(#[doc = $help])+ pub $name: AtomicU64,)+
+        }
+
+        impl Counters {
+            /// Name, explanation and value of each.
+            pub fn list(&self) -> Vec<(&'static str, &'static str, u64)> {
+                vec![$((
+                    stringify!($name),
+                    concat!($($help),+).trim_start(),
+                    self.$name.load(Ordering::Relaxed),
+                ),)+]
+            }
+        }
+    };
+}
+
+counters! {
+    /// Datagrams sent, each peer counted.
+    net_datagrams_out,
+    /// Bytes of datagrams sent, sealing included.
+    net_bytes_out,
+    /// Datagrams received, whatever became of them.
+    net_datagrams_in,
+    /// Bytes of datagrams received, sealing included.
+    net_bytes_in,
+    /// Datagrams not sent because a send buffer was full.
+    net_send_full,
+    /// Datagrams not sent because the system refused, e.g. for want of a route or by a firewall.
+    net_send_errors,
+    /// Errors reported by a socket on receiving.
+    net_receive_errors,
+    /// Datagrams dropped by the kernel because a receive buffer was full.
+    net_kernel_drops,
+    /// Datagrams dropped because they came from an address that is no peer's.
+    net_strangers,
+    /// Datagrams dropped because they were too short or too long.
+    seal_length,
+    /// Datagrams dropped because they were of another version.
+    seal_version,
+    /// Datagrams dropped because their key is not in the key file.
+    seal_unknown_key,
+    /// Datagrams dropped because their seal was broken.
+    seal_broken,
+    /// Times the key file was read again with success.
+    keys_reloaded,
+    /// Times the key file was read again and not usable; the keys before it stay in use.
+    keys_reload_failed,
+    /// Panics caught while purges were applied; the batch was tried again.
+    apply_panics,
+    /// Panics caught in the runtime; it went on.
+    runtime_panics,
+}
