@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{IsTerminal, Write};
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -397,16 +398,25 @@ fn explain(fleet: &Fleet, out: &Out) {
     let origin = fleet.origin.addr();
     out.say("");
     out.title("The fleet stays up until Ctrl-C. In another terminal:");
+    let get = |node: SocketAddr| format!("curl -i -H 'Host: {HOST}' http://{node}/news");
+    let (get_one, get_three) = (get(one_url), get(three_url));
     out.say(&format!(
-        "\n   curl -i -H 'Host: {HOST}' http://{three_url}/anything        twice: a MISS, then a HIT\
-         \n   curl -X POST http://{origin}/anything                        new content at the origin\
-         \n   curl -i -X PURGE -H 'Host: {HOST}' http://{one_url}/anything  purge it at node-1\
-         \n   curl -i -H 'Host: {HOST}' http://{three_url}/anything        node-3: a MISS, new content\
-         \n\
-         \n   curl http://{three_url}/.fleet/status\
-         \n   {enter}varnishadm -n {workdir} backend.list\
-         \n   {enter}varnishstat -n {workdir} -1 -f 'POWDERHORN.*'\
-         \n   {enter}varnishlog -n {workdir} -g request"
+        "
+   # What node-3 serves: a MISS, then a HIT
+   {get_three}
+
+   # New content at the origin, which node-3 does not notice
+   curl -X POST http://{origin}/news
+
+   # Until it is purged, at any node
+   {get_one} -X PURGE
+   {get_three}
+
+   # A look inside node-3
+   curl http://{three_url}/.fleet/status
+   {enter}varnishadm -n {workdir} vcl.list
+   {enter}varnishstat -n {workdir} -1 -f 'POWDERHORN.*'
+   {enter}varnishlog -n {workdir} -g request"
     ));
 }
 
