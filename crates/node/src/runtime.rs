@@ -125,7 +125,10 @@ impl Runtime {
                     // Not in a hot loop, whatever it is that panics.
                     std::thread::sleep(Duration::from_millis(100));
                 }
-                *ending.ended.lock() = true;
+                // The addresses are free for a successor before anybody hears that this one has ended.
+            drop(sockets);
+            drop(runtime);
+            *ending.ended.lock() = true;
                 ending.end.notify_all();
             })?;
         Ok(())
