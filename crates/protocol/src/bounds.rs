@@ -17,8 +17,9 @@ pub const PLAINTEXT_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - SEAL_BYTES;
 /// what a later version may add to a datagram. Larger ones are refused where they are issued.
 pub const MESSAGE_BYTES_MAX: usize = 1_100;
 
-/// Largest sequence number. Nobody counts this far, and sums stay clear of overflow.
-pub const SEQ_MAX: u64 = 1 << 62;
+/// Largest sequence number. Nobody counts this far, and sums stay clear of overflow: even a run of
+/// all numbers has a length that two bits fit beside.
+pub const SEQ_MAX: u64 = (1 << 62) - 2;
 
 /// Longest node or site name, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;

@@ -510,9 +510,10 @@ impl<'a> DigestEntry<'a> {
                 return Err(WireError::OutOfRange("run kind"));
             }
             last_kind = Some(kind);
+            // The last run may end at the last number, or whoever holds that could not say so.
             next = next
                 .checked_add(len)
-                .filter(|&next| next <= SEQ_MAX)
+                .filter(|&next| next <= SEQ_MAX + 1)
                 .ok_or(WireError::OutOfRange("run length"))?;
         }
         let open = flags & 1 != 0;
