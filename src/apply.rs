@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::standin::{Applier, Cache, Job, Outcome, Purge};
+use powderhorn_node::{Applier, Cache, Job, Outcome, Purge};
 
 use crate::guard;
 use crate::shim::{self, Worker};
@@ -28,8 +28,7 @@ pub fn apply(worker: Worker, purge: &Purge) -> Outcome {
             worker.purge(digest);
             Outcome::Applied
         }
-        #[allow(unreachable_patterns)]
-        _ => Outcome::Unsupported,
+        Purge::Unknown { .. } => Outcome::Unsupported,
     }
 }
 
@@ -43,9 +42,12 @@ impl Cache for VarnishCache {
             job.outcome =
                 guard::catch("apply", || apply(self.worker, &job.purge)).unwrap_or(Outcome::Failed);
         }
-        self.worker.flush_stats();
         if shim::closing() {
             std::thread::sleep(CLOSING_PAUSE);
         }
+    }
+
+    fn idle(&mut self) {
+        self.worker.flush_stats();
     }
 }

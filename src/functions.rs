@@ -2,14 +2,14 @@
 
 use std::ffi::CStr;
 
+use powderhorn_node::Purge;
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
 
 use crate::call::{Problem, Space, long_reply};
 use crate::host::{self, ObjectDigest};
 use crate::runtime::{self, VclState};
-use crate::standin::Purge;
-use crate::{apply, blob, shim};
+use crate::{apply, blob, guard, shim};
 
 /// The version of this VMOD, as C wants it.
 pub const VERSION: &CStr = match CStr::from_bytes_with_nul(VERSION_BYTES) {
@@ -74,7 +74,8 @@ pub fn purge(ctx: &Ctx<'_>, digest: ObjectDigest) -> Result<VCL_STRING, Problem>
 
 pub fn digest(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
-    let text = node.digest_text();
+    let room = shim::ctx_room(ctx.raw).saturating_sub(1);
+    let text = node.digest_text(room);
     long_reply(ctx, &text, |room| too_small(text.len(), room))
 }
 
@@ -90,11 +91,18 @@ pub fn status(ctx: &Ctx<'_>, format: &CStr) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
     match format.to_bytes() {
         b"text" => {
-            let text = node.status().to_text();
+            let mut text = node.status().to_text();
+            if guard::panics() > 0 {
+                text += &format!("panics caught in the VMOD: {}\n", guard::panics());
+            }
             long_reply(ctx, &text, |room| too_small(text.len(), room))
         }
         b"json" => {
-            let json = serde_json::to_string(&node.status()).map_err(|e| e.to_string())?;
+            let mut json = serde_json::to_value(node.status()).map_err(|e| e.to_string())?;
+            if let Some(fields) = json.as_object_mut() {
+                fields.insert("vmod_panics".to_owned(), guard::panics().into());
+            }
+            let json = json.to_string();
             long_reply(ctx, &json, |room| {
                 format!("{{\"error\":\"{}\"}}", too_small(json.len(), room))
             })

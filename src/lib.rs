@@ -27,7 +27,6 @@ mod host;
 mod logger;
 mod runtime;
 mod shim;
-mod standin;
 mod uptime;
 
 /// Purges that reach every node of a Varnish fleet.

@@ -9,13 +9,14 @@
 //!
 //! So a VCL that is compiled, or loaded cold and thrown away, starts nothing.
 
+use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::standin::{Config, Node, StartInfo};
+use powderhorn_node::{Config, ConfigError, KeyError, Keyring, Node, StartError};
 
 use crate::{apply, guard, logger, shim, uptime};
 
@@ -36,10 +37,18 @@ pub struct VclState {
 pub enum RuntimeError {
     /// The operator mends the file.
     #[error("{0}")]
-    Config(#[from] crate::standin::ConfigError),
+    Config(#[from] ConfigError),
+    /// The operator mends the key file.
+    #[error("{path}: fleet.key_file: {source}")]
+    Keys {
+        /// The config that names it.
+        path: String,
+        /// What is wrong with it.
+        source: KeyError,
+    },
     /// The operator mends what the message names (a port that is taken, for example).
     #[error("{0}")]
-    Start(#[from] crate::standin::StartError),
+    Start(#[from] StartError),
     /// The operator restarts Varnish, or loads a VCL with the config that runs.
     #[error(
         "a powderhorn runs in this Varnish with {running}, so {asked} is refused: \
@@ -81,12 +90,20 @@ pub fn node() -> Result<&'static Node, RuntimeError> {
 /// `start()` in `vcl_init`: reads and checks the config and keeps it for the VCL's WARM event.
 pub fn prepare(vcl: &VclState, path: Option<&str>) -> Result<(), RuntimeError> {
     let config = match path {
-        Some(path) => Config::load(path)?,
+        Some(path) => Config::load(Path::new(path))?,
         None => Config::single_node(),
     };
+    if let Some(keys) = &config.key_file {
+        // Read again at the start, but a mistake in it is to be found out here.
+        let keys = Keyring::load(keys);
+        keys.map_err(|source| RuntimeError::Keys {
+            path: describe(&config),
+            source,
+        })?;
+    }
     let mut kept = vcl.config.lock();
     if let Some(first) = kept.as_ref().filter(|first| **first != config) {
-        let (first, second) = (first.source(), config.source());
+        let (first, second) = (describe(first), describe(&config));
         return Err(RuntimeError::TwoConfigs { first, second });
     }
     check(&config)?;
@@ -104,12 +121,7 @@ pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
         return Ok(());
     }
     logger::install();
-    let node = Node::start(
-        config,
-        StartInfo {
-            cache_uptime: uptime::of_process(),
-        },
-    )?;
+    let node = Node::start(config, uptime::of_process())?;
     shim::POWDERHORN_CLAIMED.store(1, Ordering::Release);
     if let Some(applier) = node.applier() {
         apply::start(applier);
@@ -127,11 +139,19 @@ fn check(config: &Config) -> Result<(), RuntimeError> {
     match NODE.get() {
         Some(node) if node.same_config(config) => Ok(()),
         Some(node) => Err(RuntimeError::OtherConfig {
-            running: node.config().source(),
-            asked: config.source(),
+            running: describe(node.config()),
+            asked: describe(config),
         }),
         None if shim::other_copy_runs() => Err(RuntimeError::OtherCopy),
         None => Ok(()),
+    }
+}
+
+/// A config as a person knows it.
+fn describe(config: &Config) -> String {
+    match &config.path {
+        Some(path) => path.display().to_string(),
+        None => "no config (single node)".to_owned(),
     }
 }
 

@@ -46,7 +46,10 @@ fn purges_go_on_through_reload_discard_stop_start_and_sigterm() {
         reload(&a, dir.path(), "a");
         reload(&b, dir.path(), "b");
         let seconds = started.elapsed().as_secs_f64();
-        println!("{:.0} purges/s", purges.load(Ordering::Relaxed) as f64 / seconds);
+        println!(
+            "{:.0} purges/s",
+            purges.load(Ordering::Relaxed) as f64 / seconds
+        );
 
         // The node that hears them, then the node that issues them.
         restart_child(&mut b);
@@ -113,7 +116,10 @@ fn vcl(config: &Path) -> String {
         config.display()
     );
     for i in 0..PURGES_PER_REQUEST {
-        _ = writeln!(vcl, "\tset req.http.Id = powderhorn.purge(req.url + \"{i}\");");
+        _ = writeln!(
+            vcl,
+            "\tset req.http.Id = powderhorn.purge(req.url + \"{i}\");"
+        );
     }
     vcl + "\treturn (synth(200));\n}\n"
 }
@@ -146,7 +152,10 @@ fn storm(addr: std::net::SocketAddr, over: &AtomicBool, purges: &AtomicU64) {
 fn wait_for_purges(purges: &AtomicU64, count: u64) {
     let started = Instant::now();
     while purges.load(Ordering::Relaxed) < count {
-        assert!(started.elapsed() < READY_TIMEOUT, "the purges do not come through");
+        assert!(
+            started.elapsed() < READY_TIMEOUT,
+            "the purges do not come through"
+        );
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -168,7 +177,8 @@ fn reload(node: &Varnishd, dir: &Path, name: &str) {
 fn restart_child(node: &mut Varnishd) {
     node.adm(&["stop"]).expect("stop");
     node.adm(&["start"]).expect("start");
-    node.wait_ready(READY_TIMEOUT).expect("the child starts again");
+    node.wait_ready(READY_TIMEOUT)
+        .expect("the child starts again");
 }
 
 struct SetOnDrop<'a>(&'a AtomicBool);

@@ -6,7 +6,8 @@ dir=$1 name=$2 port=$3
 shift 3
 [ -f "$dir/fleet.key" ] ||
 	echo 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f >"$dir/fleet.key"
-chmod 600 "$dir/fleet.key"
+# varnishd gives up root for a user of its own.
+chmod 644 "$dir/fleet.key"
 {
 	cat <<-EOF
 		[node]
@@ -16,9 +17,6 @@ chmod 600 "$dir/fleet.key"
 		[fleet]
 		name = "vtc"
 		key_file = "$dir/fleet.key"
-
-		[limits]
-		round_ms = 100
 	EOF
 	for peer; do
 		printf '\n[[peer]]\naddress = "127.0.0.1:%s"\n' "$peer"
