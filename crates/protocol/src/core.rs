@@ -335,6 +335,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         stream.held.insert(id.seq);
         stream.in_flight.insert(id.seq);
         stream.changed = round;
+        stream.last_born = Some(now);
         let issued_ms = now.since(self.opened).as_millis() as u64;
         self.store.insert(
             id,
@@ -565,6 +566,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         stream.top = stream.top.max(seq);
         stream.changed = round;
         let born = now - Duration::from_millis(message.age_ms);
+        stream.last_born = stream.last_born.max(Some(born));
         if born < oldest {
             stream.known.insert(seq);
             self.stats.skipped += 1;
@@ -957,6 +959,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             if id != self.own
                 && stream.held.is_empty()
                 && stream.in_flight.is_empty()
+                // Others may hold what was dropped here for want of room, and offer it again.
+                && stream.last_born.is_none_or(|born| born < cutoff)
                 && self.round.saturating_sub(stream.changed) > LINGER_ROUNDS
             {
                 empty.push(id);

@@ -31,6 +31,9 @@ pub(crate) struct Stream {
     /// A message below the floor was born at this time, so all below are at least as old. `None`
     /// while the floor is at the stream's beginning.
     pub floor_born: Option<Time>,
+    /// When the youngest message received or issued was born. Until that has expired the stream is
+    /// remembered, be anything of it still held or not.
+    pub last_born: Option<Time>,
     /// The largest seq that anybody has claimed.
     pub top: u64,
     /// The round in which something was last learnt of the stream.
@@ -63,6 +66,7 @@ impl Stream {
             unsupported: RangeSet::new(),
             floor: 1,
             floor_born: None,
+            last_born: None,
             top: 0,
             changed: round,
             asked: [RangeSet::new(), RangeSet::new()],

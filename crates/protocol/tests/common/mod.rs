@@ -18,7 +18,7 @@ use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::stats::Stats;
 use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::time::Time;
-use powderhorn_protocol::wire::{Datagram, Frame};
+use powderhorn_protocol::wire::{DataWriter, Datagram, Frame};
 use powderhorn_protocol::{
     Core, Delivery, Event, Identity, Knowledge, Outcome, PeerId, To, Transmit,
 };
@@ -136,6 +136,8 @@ pub struct Traffic {
     pub crossed: u64,
 }
 
+pub type Filter = Box<dyn FnMut(usize, usize, &mut Vec<u8>) -> bool>;
+
 pub struct Fleet {
     pub seed: u64,
     pub now: Time,
@@ -151,8 +153,8 @@ pub struct Fleet {
     hash: u64,
     /// Datagrams to `tap.0`, recorded as (from, bytes).
     pub tap: Option<(usize, Vec<(usize, Vec<u8>)>)>,
-    /// Called for every datagram; `false` loses it.
-    pub filter: Option<Box<dyn FnMut(usize, usize, &[u8]) -> bool>>,
+    /// Called for every datagram with its sender and receiver; may change it; `false` loses it.
+    pub filter: Option<Filter>,
 }
 
 pub fn node_id(index: usize) -> NodeId {
@@ -576,7 +578,9 @@ impl Fleet {
             }
         }
         let link = *self.links.get(&(from, to)).unwrap_or(&self.link);
-        let filtered = self.filter.as_mut().is_some_and(|f| !f(from, to, bytes));
+        let mut bytes = bytes.to_vec();
+        let passed = self.filter.as_mut();
+        let filtered = passed.is_some_and(|f| !f(from, to, &mut bytes));
         if filtered || link.cut || self.rng.random_bool(link.loss) {
             self.traffic.lost += 1;
             return;
@@ -585,7 +589,7 @@ impl Fleet {
         for _ in 0..copies {
             let jitter = self.rng.random_range(0..=link.jitter.as_micros() as u64);
             let time = self.now + link.delay + Duration::from_micros(jitter);
-            let bytes = bytes.to_vec();
+            let bytes = bytes.clone();
             self.at(time, Happening::Datagram { to, from, bytes });
         }
     }
@@ -748,10 +752,28 @@ pub fn is_digest(bytes: &[u8]) -> bool {
         .is_ok_and(|datagram| datagram.frames().any(|f| matches!(f, Frame::Digest(_))))
 }
 
-/// A value at a share of a sorted list: `0.5` is the median.
-pub fn percentile(sorted: &[Duration], share: f64) -> Duration {
-    let index = (sorted.len() as f64 * share).ceil() as usize;
-    sorted[index.clamp(1, sorted.len()) - 1]
+/// Takes the messages that are not `wanted` out of a datagram.
+pub fn retain_messages(bytes: &mut Vec<u8>, wanted: impl Fn(MessageId) -> bool) {
+    let Ok(datagram) = Datagram::parse(bytes) else {
+        return;
+    };
+    let mut out = Vec::with_capacity(bytes.len());
+    datagram.header.encode(&mut out);
+    for frame in datagram.frames() {
+        let Frame::Data(data) = frame else {
+            frame.encode(&mut out);
+            continue;
+        };
+        let mut writer = DataWriter::new(&mut out, PLAINTEXT_BYTES_MAX, data.stream, data.repair);
+        for message in data.messages() {
+            let (stream, seq) = (data.stream, message.seq);
+            if wanted(MessageId { stream, seq }) {
+                assert!(writer.push(&message), "there was room for it before");
+            }
+        }
+        writer.finish();
+    }
+    *bytes = out;
 }
 
 /// The streams that a core knows, with something in them.
