@@ -12,11 +12,15 @@ target=${CARGO_TARGET_DIR:-$PWD/target}
 
 # Downloads the crates that Cargo.lock names if any is missing; everything after this is offline.
 fetch() {
-    local host
+    local host errors
     host=$(rustc -vV | sed -n 's/^host: //p')
     if ! cargo fetch --quiet --locked --offline --target "$host" 2>/dev/null; then
         say "fetching the crates that Cargo.lock names"
-        cargo fetch --quiet --locked --target "$host" || die "could not fetch the crates that Cargo.lock names (no network, or Cargo.lock is not up to date: see above)"
+        if ! errors=$(cargo fetch --quiet --locked --target "$host" 2>&1); then
+            [[ $errors != *"needs to be updated"* ]] || die "Cargo.lock does not fit a Cargo.toml that was changed: run cargo update --workspace"
+            printf '%s\n' "$errors" >&2
+            die "could not fetch the crates that Cargo.lock names (no network? see above)"
+        fi
     fi
     export CARGO_NET_OFFLINE=true
 }
