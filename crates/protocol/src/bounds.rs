@@ -42,6 +42,10 @@ pub const REDUNDANT_MESSAGES_MAX: u64 = 8;
 /// Messages older than this are not repeated in later data datagrams.
 pub const REDUNDANT_AGE_MAX: Duration = Duration::from_secs(2);
 
+/// One datagram in this many is a digest, a solicit or a repair, if there is one to send, however
+/// many purges wait to be disseminated.
+pub const GOSSIP_TURN_ONE_IN: u64 = 8;
+
 /// Digest datagrams to the chosen peer in one round. More than one only while more streams are
 /// active than fit into one.
 pub const DIGEST_PARTS_MAX: usize = 4;

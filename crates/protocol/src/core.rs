@@ -9,9 +9,9 @@ use rand::{Rng, RngCore};
 
 use crate::bounds::{
     APPLY_RETRY, CHALLENGE_ANSWER_MIN, CHALLENGE_INTERVAL_MAX, CHALLENGE_INTERVAL_MIN, EVENTS_MAX,
-    EXPLORE_ONE_IN, MESSAGE_BYTES_MAX, OUTBOX_MAX, PEER_SILENT_MIN, PLAINTEXT_BYTES_MAX, READY_MAX,
-    REDUNDANT_AGE_MAX, REDUNDANT_MESSAGES_MAX, REOPENINGS_MAX, REORDER_DELAY, SOLICIT_JITTER,
-    STREAMS_MAX,
+    EXPLORE_ONE_IN, GOSSIP_TURN_ONE_IN, MESSAGE_BYTES_MAX, OUTBOX_MAX, PEER_SILENT_MIN,
+    PLAINTEXT_BYTES_MAX, READY_MAX, REDUNDANT_AGE_MAX, REDUNDANT_MESSAGES_MAX, REOPENINGS_MAX,
+    REORDER_DELAY, SOLICIT_JITTER, STREAMS_MAX,
 };
 use crate::config::Config;
 use crate::gossip::PendingSolicit;
@@ -661,13 +661,27 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub fn poll_transmit(&mut self, now: Time) -> Option<Transmit> {
         let transmit = self
             .poll_control(now)
+            .or_else(|| self.poll_gossip_turn(now))
             .or_else(|| self.poll_dissemination(now))
-            .or_else(|| self.poll_digest())
-            .or_else(|| self.poll_solicit(now))
-            .or_else(|| self.poll_repair(now))?;
+            .or_else(|| self.poll_gossip(now))?;
         debug_assert!(transmit.payload.len() <= PLAINTEXT_BYTES_MAX);
         self.stats.datagrams_out += 1;
         Some(transmit)
+    }
+
+    /// Gossip's turn before dissemination: a flood of purges must not silence what mends its losses.
+    fn poll_gossip_turn(&mut self, now: Time) -> Option<Transmit> {
+        if self.counter % GOSSIP_TURN_ONE_IN == 0 {
+            self.poll_gossip(now)
+        } else {
+            None
+        }
+    }
+
+    fn poll_gossip(&mut self, now: Time) -> Option<Transmit> {
+        self.poll_digest()
+            .or_else(|| self.poll_solicit(now))
+            .or_else(|| self.poll_repair(now))
     }
 
     fn poll_control(&mut self, now: Time) -> Option<Transmit> {
