@@ -17,10 +17,6 @@ use powderhorn_protocol::{Delivery, Outcome};
 use crate::node::Shared;
 use crate::sys;
 
-/// Purges taken at once: enough to make the core's lock cheap, few enough to be applied in well
-/// under a millisecond.
-pub const APPLY_BATCH_MAX: usize = 64;
-
 /// How long an idle apply thread waits at most, so that it can do its host's housekeeping.
 const IDLE_MAX: Duration = Duration::from_secs(1);
 
@@ -86,12 +82,13 @@ impl Applier {
     /// Applies purges to `cache` until the node is stopped.
     pub fn run(&mut self, cache: &mut dyn Cache) {
         let shared = &*self.shared;
-        let mut jobs: Vec<Job> = Vec::with_capacity(APPLY_BATCH_MAX);
+        let batch = shared.config.limits.apply_batch.max(1);
+        let mut jobs: Vec<Job> = Vec::new();
         while !shared.stopping() {
             {
                 let mut core = shared.core.lock();
                 let now = sys::boot_clock();
-                while jobs.len() < APPLY_BATCH_MAX {
+                while jobs.len() < batch {
                     let Some(delivery) = core.poll_delivery(now) else {
                         break;
                     };

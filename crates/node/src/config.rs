@@ -1,87 +1,142 @@
-//! The configuration file. Every error names file, line and key, and a file with an error in it is
-//! not used at all: a key that is not known is an error too.
+//! What an operator may decide about a node.
+//!
+//! ```toml
+//! [node]
+//! name = "cache-fra-07"            # default: the host's name
+//! site = "fra"                     # default: none
+//! listen = "0.0.0.0:4277"          # or a list: one IPv4, one IPv6 address
+//! advertise = "192.0.2.7:4277"     # the address that peers know this node by; optional
+//!
+//! [fleet]
+//! name = "production"
+//! key_file = "/etc/varnish/powderhorn.key"
+//!
+//! [[peer]]                         # this node itself may be among them
+//! name = "cache-fra-08"            # optional
+//! site = "fra"                     # optional
+//! address = "192.0.2.8:4277"
+//!
+//! [limits]                         # all optional
+//! retention = "24h"
+//! retention_bytes = "256MiB"
+//! round = "250ms"
+//! ```
 
-use std::fmt;
 use std::net::SocketAddr;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use powderhorn_protocol::bounds::NAME_BYTES_MAX;
-use serde::Deserialize;
-use toml::Spanned;
 
-/// What a configuration may hold at most: beyond, one flat list of peers is the wrong tool.
-pub const PEERS_MAX: usize = 10_000;
+use crate::keys::KeyError;
+use crate::sys;
 
-/// The checked configuration of a node.
+/// Most peers. A purge is sent to each of them, one datagram after the other: beyond this a flat
+/// fleet is the wrong shape.
+pub const PEERS_MAX: usize = 4_096;
+
+/// Lowest port: varnishd's child has no right to bind lower ones.
+pub const PORT_MIN: u16 = 1_024;
+
+/// A node's configuration. [`Config::load`] checks what it reads; whoever fills it in by hand keeps
+/// to the ranges given here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The file that it was read from; `None` for a single node without one.
     pub path: Option<PathBuf>,
-    /// Name of this node, unique in the fleet: 1 to 64 characters of visible ASCII. Default: the
-    /// host's name.
+    /// `node.name`: unique in the fleet; 1 to 64 characters of visible ASCII. Default: the host's
+    /// name. Set it where host names repeat, as in cloned machines.
     pub name: String,
-    /// The group of near nodes that it belongs to, e.g. a data centre: at most 64 characters of
-    /// visible ASCII; empty for none.
+    /// `node.site`: the group of nodes near each other that it belongs to, such as a data centre;
+    /// at most 64 characters of visible ASCII, empty for none. Gossip prefers the own site a
+    /// little, so that a site that is half cut off still recovers fast.
     pub site: String,
-    /// Addresses that it receives on. One per address family at most; empty if there are no peers.
+    /// `node.listen`: addresses to receive on and to send from. At most one IPv4 and one IPv6
+    /// address, ports 1024 and up; needed where there are peers. Peers take datagrams only from
+    /// the address that they know, so do not let it be changed on the way.
     pub listen: Vec<SocketAddr>,
-    /// The address that its peers know it by.
+    /// `node.advertise`: the address that peers know this node by. Needed only where it is not an
+    /// address of the host (NAT) and the peer list has this node in it.
     pub advertise: Option<SocketAddr>,
-    /// Name of the fleet: nodes of other fleets cannot open its datagrams. Default "powderhorn".
+    /// `fleet.name`: nodes of fleets with other names cannot open this fleet's datagrams. Default
+    /// "powderhorn".
     pub fleet: String,
-    /// File of the fleet's keys. Required if there are peers.
+    /// `fleet.key_file`: see the module `keys`; needed where there are peers. An absolute path, to a
+    /// file that the cache's user can read and others cannot.
     pub key_file: Option<PathBuf>,
-    /// The other nodes.
+    /// `peer`: the other nodes. What names this node itself is left out.
     pub peers: Vec<PeerConfig>,
-    /// See [`Limits`].
+    /// `limits`.
     pub limits: Limits,
 }
 
 /// Another node of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
-    /// Its name, for people; empty if the file does not say.
+    /// `peer.name`, for people; empty if not given.
     pub name: String,
-    /// Its site; empty for none.
+    /// `peer.site`; empty for none.
     pub site: String,
-    /// Where it receives, and from where it sends.
+    /// `peer.address`: where it receives and sends from.
     pub address: SocketAddr,
 }
 
 /// Bounds that an operator may move.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// How long a purge is held for peers that missed it. 1 minute to 30 days; default 24 hours.
+    /// `limits.retention`: how long a purge is held for nodes that missed it. 1 minute to 30 days;
+    /// default 24 hours. A node that was cut off for longer misses purges for good.
     pub retention: Duration,
-    /// Memory for held purges, about 130 bytes each; the oldest go first. 1 MiB to 64 GiB; default
-    /// 256 MiB.
+    /// `limits.retention_bytes`: memory for purges held, about 130 bytes each. 1 MiB to 64 GiB;
+    /// default 256 MiB, which is two million purges. Beyond it the oldest go first.
     pub retention_bytes: u64,
-    /// Time between two digests. 20 ms to 1 minute; default 250 ms. Shorter recovers faster.
+    /// `limits.round`: time between two digests to a random peer. 20 ms to 1 minute; default
+    /// 250 ms. A lost purge is mended within about one round; shorter rounds cost more datagrams.
     pub round: Duration,
-    /// Repairs to one peer in a round, in bytes. 4 KiB to 1 GiB; default 128 KiB.
+    /// `limits.own_site_percent`: share of rounds that go to the own site. 0 to 100; default 30.
+    pub own_site_percent: u32,
+    /// `limits.repair_bytes_peer`: repairs sent to one peer in a round. 4 KiB to 1 GiB; default
+    /// 128 KiB. More recovers faster from a long cut and makes larger bursts.
     pub repair_bytes_peer: u64,
-    /// Repairs to all peers in a round, in bytes. 4 KiB to 1 GiB; default 512 KiB.
+    /// `limits.repair_bytes_all`: repairs sent to all peers in a round. 4 KiB to 1 GiB; default
+    /// 512 KiB, which is 2 MiB a second.
     pub repair_bytes_all: u64,
-    /// Socket buffers asked for, in bytes. 64 KiB to 1 GiB; default 8 MiB.
+    /// `limits.join_margin`: a purge older than the cache by more than this is skipped: nothing in
+    /// the cache can predate it. 0 to 30 days; default 10 minutes. Raise it where a shield or an
+    /// origin's cache may hand out objects that are older.
+    pub join_margin: Duration,
+    /// `limits.replay_window`: datagrams by which one may be overtaken and still count. 1,024 to
+    /// 16,777,216; default 65,536. Takes a bit of memory each, for each peer.
+    pub replay_window: u64,
+    /// `limits.apply_batch`: purges handed to the cache at a time. 1 to 4,096; default 64: enough to
+    /// make the core's lock cheap, few enough to be applied in well under a millisecond. The others
+    /// wait outside, as ranges, at no cost.
+    pub apply_batch: usize,
+    /// `limits.socket_bytes`: receive and send buffer asked of the kernel for each socket.
+    /// 64 KiB to 1 GiB; default 8 MiB, which takes some 5,000 datagrams while the process pauses.
+    /// The kernel caps it at `net.core.rmem_max` and `wmem_max`; status shows what was granted.
     pub socket_bytes: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
+        let core = powderhorn_protocol::config::Config::default();
         Limits {
-            retention: Duration::from_secs(24 * 3_600),
-            retention_bytes: 256 << 20,
-            round: Duration::from_millis(250),
-            repair_bytes_peer: 128 << 10,
-            repair_bytes_all: 512 << 10,
+            retention: core.retention,
+            retention_bytes: core.retention_bytes,
+            round: core.round,
+            own_site_percent: core.own_site_percent,
+            repair_bytes_peer: core.repair_bytes_peer,
+            repair_bytes_all: core.repair_bytes_all,
+            join_margin: core.join_margin,
+            replay_window: core.replay_window,
+            apply_batch: 64,
             socket_bytes: 8 << 20,
         }
     }
 }
 
-/// Why a configuration is not used. Displays as `file:line: key: problem`.
+/// Why a configuration is not used.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
@@ -102,183 +157,16 @@ pub enum ConfigError {
         /// The key and what is wrong with it.
         problem: String,
     },
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawFile {
-    #[serde(default)]
-    node: RawNode,
-    #[serde(default)]
-    fleet: RawFleet,
-    #[serde(default)]
-    peer: Vec<Spanned<RawPeer>>,
-    #[serde(default)]
-    limits: RawLimits,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawNode {
-    name: Option<Spanned<String>>,
-    site: Option<Spanned<String>>,
-    listen: Option<OneOrMore>,
-    advertise: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged, expecting = "expected an address or a list of addresses")]
-enum OneOrMore {
-    One(Spanned<String>),
-    More(Vec<Spanned<String>>),
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawFleet {
-    name: Option<Spanned<String>>,
-    key_file: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawPeer {
-    name: Option<Spanned<String>>,
-    site: Option<Spanned<String>>,
-    address: Option<Spanned<String>>,
-}
-
-#[derive(Deserialize, Default)]
-#[serde(deny_unknown_fields)]
-struct RawLimits {
-    retention: Option<Spanned<String>>,
-    retention_bytes: Option<Spanned<String>>,
-    round: Option<Spanned<String>>,
-    repair_bytes_peer: Option<Spanned<String>>,
-    repair_bytes_all: Option<Spanned<String>>,
-    socket_bytes: Option<Spanned<String>>,
-}
-
-/// Turns byte offsets of a text into errors with line numbers.
-struct Source<'a> {
-    path: &'a Path,
-    text: &'a str,
-}
-
-impl Source<'_> {
-    fn error(&self, span: Range<usize>, problem: impl fmt::Display) -> ConfigError {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        let line = before.bytes().filter(|&byte| byte == b'\n').count() + 1;
-        ConfigError::Invalid {
-            path: self.path.into(),
-            line,
-            problem: problem.to_string(),
-        }
-    }
-
-    fn name(&self, key: &str, raw: &Spanned<String>, empty: bool) -> Result<String, ConfigError> {
-        let name = raw.get_ref();
-        let visible = name.bytes().all(|byte| byte.is_ascii_graphic());
-        if !visible || name.len() > NAME_BYTES_MAX || (name.is_empty() && !empty) {
-            let least = if empty { 0 } else { 1 };
-            let problem = format!(
-                "{key}: {least} to {NAME_BYTES_MAX} characters of visible ASCII without spaces, not {name:?}"
-            );
-            return Err(self.error(raw.span(), problem));
-        }
-        Ok(name.clone())
-    }
-
-    fn address(&self, key: &str, raw: &Spanned<String>) -> Result<SocketAddr, ConfigError> {
-        let text = raw.get_ref();
-        let Ok(address) = text.parse::<SocketAddr>() else {
-            let problem = format!(
-                "{key}: an IP address and a port, such as \"192.0.2.8:4277\" or \"[2001:db8::8]:4277\", not {text:?} (host names are not looked up yet)"
-            );
-            return Err(self.error(raw.span(), problem));
-        };
-        if address.port() < 1_024 {
-            let problem = format!(
-                "{key}: port 1024 or above, not {}: varnishd's child may not bind lower ones",
-                address.port()
-            );
-            return Err(self.error(raw.span(), problem));
-        }
-        Ok(canonical(address))
-    }
-
-    fn number(
-        &self,
-        key: &str,
-        at: Range<usize>,
-        value: u64,
-        range: (u64, u64),
-        unit: &str,
-    ) -> Result<u64, ConfigError> {
-        if value < range.0 || value > range.1 {
-            let problem = format!("{key}: {} to {}{unit}, not {value}{unit}", range.0, range.1);
-            return Err(self.error(at, problem));
-        }
-        Ok(value)
-    }
-
-    fn bytes(
-        &self,
-        key: &str,
-        raw: &Option<Spanned<String>>,
-        range: (u64, u64),
-        default: u64,
-    ) -> Result<u64, ConfigError> {
-        let Some(raw) = raw else { return Ok(default) };
-        let units = [("GiB", 30), ("MiB", 20), ("KiB", 10), ("B", 0)];
-        let value = units.iter().find_map(|(unit, shift)| {
-            let count: u64 = raw.get_ref().strip_suffix(unit)?.trim_end().parse().ok()?;
-            count.checked_mul(1 << shift)
-        });
-        let Some(value) = value else {
-            let problem = format!(
-                "{key}: a number of B, KiB, MiB or GiB, such as \"256MiB\", not {:?}",
-                raw.get_ref()
-            );
-            return Err(self.error(raw.span(), problem));
-        };
-        self.number(key, raw.span(), value, range, " B")
-    }
-
-    fn duration(
-        &self,
-        key: &str,
-        raw: &Option<Spanned<String>>,
-        range: (u64, u64),
-        default: Duration,
-    ) -> Result<Duration, ConfigError> {
-        let Some(raw) = raw else { return Ok(default) };
-        let units = [
-            ("ms", 1),
-            ("s", 1_000),
-            ("m", 60_000),
-            ("h", 3_600_000),
-            ("d", 86_400_000),
-        ];
-        let value = units.iter().find_map(|(unit, factor)| {
-            let count: u64 = raw.get_ref().strip_suffix(unit)?.trim_end().parse().ok()?;
-            count.checked_mul(*factor)
-        });
-        let Some(value) = value else {
-            let problem = format!(
-                "{key}: a number of ms, s, m, h or d, such as \"24h\", not {:?}",
-                raw.get_ref()
-            );
-            return Err(self.error(raw.span(), problem));
-        };
-        self.number(key, raw.span(), value, range, " ms")
-            .map(Duration::from_millis)
-    }
-}
-
-/// An IPv4 address that is written as IPv6 is that IPv4 address.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
+    /// The file that `fleet.key_file` names cannot be used.
+    #[error("{}:{line}: fleet.key_file: {source}", path.display())]
+    Keys {
+        /// The file that names the key file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong with the key file.
+        source: KeyError,
+    },
 }
 
 impl Config {
@@ -297,197 +185,54 @@ impl Config {
         }
     }
 
-    /// Reads and checks a file. The key file that it names is not opened yet.
-    pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    /// Reads and checks a file, and the key file that it names.
+    pub fn load(path: impl AsRef<Path>) -> Result<Config, ConfigError> {
+        let path = path.as_ref();
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.into(),
             source,
         })?;
-        Self::parse(path, &text)
+        crate::parse::parse(path, &text)
     }
 
-    /// Checks `text`; errors name `path`.
-    pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
-        let source = Source { path, text };
-        let raw: RawFile = toml::from_str(text).map_err(|error| {
-            let message = error.message().trim().replace('\n', " ");
-            source.error(error.span().unwrap_or(0..0), message)
-        })?;
-        let mut config = Config {
-            path: Some(path.into()),
-            ..Config::single_node()
-        };
-        if let Some(name) = &raw.node.name {
-            config.name = source.name("node.name", name, false)?;
+    /// Where it comes from, for people: the file's path.
+    pub fn source(&self) -> String {
+        match &self.path {
+            Some(path) => path.display().to_string(),
+            None => "no config (single node)".into(),
         }
-        if let Some(site) = &raw.node.site {
-            config.site = source.name("node.site", site, true)?;
+    }
+
+    pub(crate) fn for_core(&self) -> powderhorn_protocol::config::Config {
+        let limits = &self.limits;
+        powderhorn_protocol::config::Config {
+            name: self.name.clone(),
+            site: self.site.clone(),
+            round: limits.round,
+            own_site_percent: limits.own_site_percent,
+            repair_bytes_peer: limits.repair_bytes_peer,
+            repair_bytes_all: limits.repair_bytes_all,
+            retention: limits.retention,
+            retention_bytes: limits.retention_bytes,
+            join_margin: limits.join_margin,
+            replay_window: limits.replay_window,
         }
-        let listen = match &raw.node.listen {
-            None => Vec::new(),
-            Some(OneOrMore::One(one)) => vec![one],
-            Some(OneOrMore::More(more)) => more.iter().collect(),
-        };
-        for raw in listen {
-            let address = source.address("node.listen", raw)?;
-            if config
-                .listen
-                .iter()
-                .any(|other| other.is_ipv4() == address.is_ipv4())
-            {
-                let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-                let problem = format!(
-                    "node.listen: more than one {family} address; use the wildcard address"
-                );
-                return Err(source.error(raw.span(), problem));
-            }
-            config.listen.push(address);
-        }
-        if let Some(advertise) = &raw.node.advertise {
-            config.advertise = Some(source.address("node.advertise", advertise)?);
-        }
-        if let Some(fleet) = &raw.fleet.name {
-            config.fleet = source.name("fleet.name", fleet, false)?;
-        }
-        if let Some(key_file) = &raw.fleet.key_file {
-            let file = Path::new(key_file.get_ref());
-            if !file.is_absolute() {
-                let problem = format!("fleet.key_file: an absolute path, not {file:?}");
-                return Err(source.error(key_file.span(), problem));
-            }
-            config.key_file = Some(file.into());
-        }
-        config.peers = peers(&source, &raw.peer, &config)?;
-        config.limits = limits(&source, &raw.limits)?;
-        if let (Some(first), true) = (raw.peer.first(), config.key_file.is_none()) {
-            let problem =
-                "fleet.key_file: required where there are peers: nothing is sent in the clear";
-            return Err(source.error(first.span(), problem));
-        }
-        Ok(config)
     }
 }
 
-fn peers(
-    source: &Source<'_>,
-    raw: &[Spanned<RawPeer>],
-    config: &Config,
-) -> Result<Vec<PeerConfig>, ConfigError> {
-    let mut peers: Vec<PeerConfig> = Vec::new();
-    if let Some(beyond) = raw.get(PEERS_MAX) {
-        return Err(source.error(beyond.span(), format!("peer: at most {PEERS_MAX}")));
-    }
-    let mut seen = std::collections::BTreeMap::new();
-    let mut names = std::collections::BTreeMap::new();
-    for (index, entry) in raw.iter().enumerate() {
-        let peer = entry.get_ref();
-        let key = |field: &str| format!("peer[{}].{field}", index + 1);
-        let Some(address) = &peer.address else {
-            return Err(source.error(entry.span(), format!("{}: missing", key("address"))));
-        };
-        let at = address.span();
-        let address = source.address(&key("address"), address)?;
-        let name = match &peer.name {
-            Some(name) => source.name(&key("name"), name, false)?,
-            None => String::new(),
-        };
-        let site = match &peer.site {
-            Some(site) => source.name(&key("site"), site, true)?,
-            None => String::new(),
-        };
-        if address.ip().is_unspecified() {
-            let problem = format!(
-                "{}: the address of one node, not the wildcard",
-                key("address")
-            );
-            return Err(source.error(at, problem));
-        }
-        if let Some(other) = seen.insert(address, index + 1) {
-            let problem = format!(
-                "{}: {address} is peer[{other}]'s address already",
-                key("address")
-            );
-            return Err(source.error(at, problem));
-        }
-        if let Some(other) = names
-            .insert(name.clone(), index + 1)
-            .filter(|_| !name.is_empty())
-        {
-            let problem = format!("{}: {name} is peer[{other}]'s name already", key("name"));
-            return Err(source.error(entry.span(), problem));
-        }
-        // One list of peers may serve the whole fleet: what names this node itself is skipped.
-        let own = config.advertise == Some(address) || config.listen.contains(&address);
-        if own || name == config.name {
-            continue;
-        }
-        if !config
-            .listen
-            .iter()
-            .any(|listen| listen.is_ipv4() == address.is_ipv4())
-        {
-            let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
-            let problem = format!(
-                "{}: {address} cannot be reached: node.listen has no {family} address",
-                key("address")
-            );
-            return Err(source.error(at, problem));
-        }
-        peers.push(PeerConfig {
-            name,
-            site,
-            address,
-        });
-    }
-    Ok(peers)
-}
-
-fn limits(source: &Source<'_>, raw: &RawLimits) -> Result<Limits, ConfigError> {
-    let default = Limits::default();
-    let repair = (4 << 10, 1 << 30);
-    Ok(Limits {
-        retention: source.duration(
-            "limits.retention",
-            &raw.retention,
-            (60_000, 30 * 86_400_000),
-            default.retention,
-        )?,
-        retention_bytes: source.bytes(
-            "limits.retention_bytes",
-            &raw.retention_bytes,
-            (1 << 20, 64 << 30),
-            default.retention_bytes,
-        )?,
-        round: source.duration("limits.round", &raw.round, (20, 60_000), default.round)?,
-        repair_bytes_peer: source.bytes(
-            "limits.repair_bytes_peer",
-            &raw.repair_bytes_peer,
-            repair,
-            default.repair_bytes_peer,
-        )?,
-        repair_bytes_all: source.bytes(
-            "limits.repair_bytes_all",
-            &raw.repair_bytes_all,
-            repair,
-            default.repair_bytes_all,
-        )?,
-        socket_bytes: source.bytes(
-            "limits.socket_bytes",
-            &raw.socket_bytes,
-            (64 << 10, 1 << 30),
-            default.socket_bytes as u64,
-        )? as usize,
-    })
+/// The address without what does not tell nodes apart: an IPv4 address that is written as IPv6 is
+/// that IPv4 address, and flow labels and scopes are nobody's name.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// The host's name, as far as it is fit for a node's.
 fn host_name() -> String {
-    let name = crate::sys::host_name();
-    let name = name
+    let name: String = sys::host_name()
         .chars()
         .filter(char::is_ascii_graphic)
-        .take(NAME_BYTES_MAX);
-    let name: String = name.collect();
+        .take(NAME_BYTES_MAX)
+        .collect();
     if name.is_empty() {
         "localhost".into()
     } else {

@@ -50,6 +50,8 @@ counters! {
     seal_unknown_key,
     /// Datagrams dropped because their seal was broken.
     seal_broken,
+    /// Datagrams not sent because they could not be sealed.
+    seal_failed,
     /// Times the key file was read again with success.
     keys_reloaded,
     /// Times the key file was read again and not usable; the keys before it stay in use.

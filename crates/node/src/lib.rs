@@ -11,7 +11,7 @@
 //! | `runtime` | the thread: receive, open, feed the core, seal, send |
 //! | `apply` | the way of a purge from the core into a cache |
 //! | `seal`, `keys` | sealed datagrams and the fleet's keys |
-//! | `config` | the configuration file |
+//! | `config`, `parse` | what an operator may decide; how the file is read |
 //! | `status`, `counters`, `notices` | what an operator sees |
 //! | `net`, `sys` | sockets, clocks |
 
@@ -22,17 +22,18 @@ mod keys;
 mod net;
 mod node;
 mod notices;
+mod parse;
 mod runtime;
 mod seal;
 mod status;
 mod sys;
 
-pub use crate::apply::{APPLY_BATCH_MAX, Applier, Cache, Job};
-pub use crate::config::{Config, ConfigError, Limits, PEERS_MAX, PeerConfig};
-pub use crate::keys::{KeyError, Keyring};
+pub use crate::apply::{Applier, Cache, Job};
+pub use crate::config::{Config, ConfigError, Limits, PEERS_MAX, PORT_MIN, PeerConfig};
+pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
 pub use crate::net::BindError;
 pub use crate::node::{IssueError, Node, StartError, Ticket, node_id};
-pub use crate::seal::{OpenError, Sealer};
+pub use crate::seal::{OpenError, SealError, Sealer};
 pub use crate::status::{Counter, DuplicateName, Notice, PeerStatus, SocketStatus, Status};
 pub use powderhorn_protocol::id::{MessageId, NodeId, StreamId};
 pub use powderhorn_protocol::purge::Purge;

@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use crate::apply::Applier;
 use crate::config::Config;
 use crate::counters::Counters;
-use crate::keys::{KeyError, Keyring};
+use crate::keys::{KeyError, KeyFile};
 use crate::net::{self, BindError};
 use crate::notices::Notices;
 use crate::runtime::Runtime;
@@ -113,9 +113,18 @@ impl Node {
     /// Binds the sockets, reads the keys and starts the node's thread. `cache_uptime` is how long
     /// ago the cache came up empty: older purges (plus a margin) need not be applied.
     pub fn start(config: Config, cache_uptime: Duration) -> Result<Node, StartError> {
-        let mut sealer = None;
+        let (mut key_file, mut sealer) = (None, None);
         if let Some(path) = &config.key_file {
-            sealer = Some(Sealer::new(&config.fleet, Keyring::load(path)?));
+            let (file, keyring) = KeyFile::open(path)?;
+            if file.world_readable() {
+                log::warn!(
+                    "{} can be read by everybody on this host: chmod 640 it, with the group of \
+                     the cache's user",
+                    path.display()
+                );
+            }
+            key_file = Some(file);
+            sealer = Some(Sealer::new(&config.fleet, keyring));
         }
         let mut bound = Vec::new();
         // Without keys nothing can be opened, so nothing is listened to either.
@@ -137,19 +146,15 @@ impl Node {
             instance: rng.next_u64().max(1),
             stamp: sys::wall_clock_ms(),
         };
-        let limits = &config.limits;
-        let protocol = powderhorn_protocol::config::Config {
-            name: config.name.clone(),
-            site: config.site.clone(),
-            round: limits.round,
-            repair_bytes_peer: limits.repair_bytes_peer,
-            repair_bytes_all: limits.repair_bytes_all,
-            retention: limits.retention,
-            retention_bytes: limits.retention_bytes,
-            ..Default::default()
-        };
         let store = MemoryStore::new();
-        let mut core = Core::new(identity, protocol, store, rng, now, now - cache_uptime);
+        let mut core = Core::new(
+            identity,
+            config.for_core(),
+            store,
+            rng,
+            now,
+            now - cache_uptime,
+        );
         for (index, peer) in config.peers.iter().enumerate() {
             core.add_peer(now, PeerId(index as u32), &peer.site);
         }
@@ -174,6 +179,7 @@ impl Node {
         Runtime::spawn(
             shared.clone(),
             sealer,
+            key_file,
             bound.into_iter().map(|b| b.socket).collect(),
         )?;
         Ok(Node {

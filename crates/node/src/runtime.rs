@@ -7,13 +7,13 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use powderhorn_protocol::bounds::DATAGRAM_BYTES_MAX;
 use powderhorn_protocol::time::Time;
 use powderhorn_protocol::{Event, PeerId, To, Transmit};
 
-use crate::keys::Keyring;
+use crate::keys::KeyFile;
 use crate::net::Sockets;
 use crate::node::Shared;
 use crate::seal::{OpenError, Sealer};
@@ -32,7 +32,7 @@ const PANICS_MAX: u64 = 16;
 pub(crate) struct Runtime {
     shared: Arc<Shared>,
     sealer: Option<Sealer>,
-    key_file_seen: Option<FileSeen>,
+    key_file: Option<KeyFile>,
     peers: HashMap<SocketAddr, PeerId>,
     addresses: Vec<SocketAddr>,
     rng: rand::rngs::ThreadRng,
@@ -40,31 +40,12 @@ pub(crate) struct Runtime {
     housekeeping: Instant,
 }
 
-/// What tells that a file was changed.
-#[derive(PartialEq, Eq)]
-struct FileSeen {
-    modified: Option<SystemTime>,
-    len: u64,
-    inode: u64,
-}
-
-impl FileSeen {
-    fn look(path: &std::path::Path) -> Option<FileSeen> {
-        use std::os::unix::fs::MetadataExt;
-        let meta = std::fs::metadata(path).ok()?;
-        Some(FileSeen {
-            modified: meta.modified().ok(),
-            len: meta.len(),
-            inode: meta.ino(),
-        })
-    }
-}
-
 impl Runtime {
     /// Starts the thread.
     pub fn spawn(
         shared: Arc<Shared>,
         sealer: Option<Sealer>,
+        key_file: Option<KeyFile>,
         sockets: Vec<UdpSocket>,
     ) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
@@ -88,9 +69,8 @@ impl Runtime {
                     .iter()
                     .zip(0..)
                     .map(|(&address, i)| (address, PeerId(i)));
-                let key_file = shared.config.key_file.as_deref();
                 let mut state = Runtime {
-                    key_file_seen: key_file.and_then(FileSeen::look),
+                    key_file,
                     sealer,
                     peers: peers.collect(),
                     addresses,
@@ -126,9 +106,9 @@ impl Runtime {
                     std::thread::sleep(Duration::from_millis(100));
                 }
                 // The addresses are free for a successor before anybody hears that this one has ended.
-            drop(sockets);
-            drop(runtime);
-            *ending.ended.lock() = true;
+                drop(sockets);
+                drop(runtime);
+                *ending.ended.lock() = true;
                 ending.end.notify_all();
             })?;
         Ok(())
@@ -239,10 +219,12 @@ impl Runtime {
 
     fn send(&mut self, sockets: &Sockets, transmit: &Transmit) {
         let Some(sealer) = &self.sealer else { return };
-        if !sealer.seal(&mut self.rng, &transmit.payload, &mut self.sealed) {
+        let counters = &self.shared.counters;
+        let (payload, sealed) = (&transmit.payload, &mut self.sealed);
+        if sealer.seal(&mut self.rng, payload, sealed).is_err() {
+            counters.seal_failed.fetch_add(1, Ordering::Relaxed);
             return;
         }
-        let counters = &self.shared.counters;
         let one;
         let to: &[SocketAddr] = match transmit.to {
             To::All => &self.addresses,
@@ -277,19 +259,13 @@ impl Runtime {
             .counters
             .net_kernel_drops
             .store(sockets.drops(), Ordering::Relaxed);
-        let (Some(path), Some(sealer)) = (&self.shared.config.key_file, &mut self.sealer) else {
+        let (Some(key_file), Some(sealer)) = (&mut self.key_file, &mut self.sealer) else {
             return;
         };
-        // A file that is away for a moment is being replaced.
-        let Some(seen) =
-            FileSeen::look(path).filter(|now| self.key_file_seen.as_ref() != Some(now))
-        else {
-            return;
-        };
-        self.key_file_seen = Some(seen);
         let counters = &self.shared.counters;
-        match Keyring::load(path) {
-            Ok(keyring) => {
+        match key_file.poll() {
+            None => {}
+            Some(Ok(keyring)) => {
                 let ids = keyring.ids();
                 sealer.set_keyring(keyring);
                 counters.keys_reloaded.fetch_add(1, Ordering::Relaxed);
@@ -300,7 +276,7 @@ impl Runtime {
                 notice(&self.shared, log::Level::Info, &text);
                 *self.shared.key_ids.lock() = ids;
             }
-            Err(error) => {
+            Some(Err(error)) => {
                 counters.keys_reload_failed.fetch_add(1, Ordering::Relaxed);
                 let text = format!("the keys in use stay: {error}");
                 notice(&self.shared, log::Level::Error, &text);

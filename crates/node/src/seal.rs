@@ -1,38 +1,49 @@
-//! Sealing and opening datagrams: XChaCha20-Poly1305 under a fleet key. docs/DESIGN.md has the
-//! layout. There is no way to send or to take a datagram in the clear.
+//! Sealing and opening datagrams: XChaCha20-Poly1305 under a fleet key.
+//!
+//! ```text
+//! version 1 | key id 4 | nonce 24 | ciphertext | tag 16
+//! ```
+//!
+//! Associated data: `"powderhorn" ‖ version ‖ fleet name`, so that a fleet cannot open what another
+//! fleet with the same key has sealed. Nonces are 24 random bytes, so that neither restarts nor
+//! cloned machines can make one repeat. There is no way to send or to take a datagram in the clear.
 
 use chacha20poly1305::aead::AeadInPlace;
 use chacha20poly1305::{Tag, XNonce};
-use powderhorn_protocol::bounds::{DATAGRAM_BYTES_MAX, SEAL_BYTES};
-use rand::RngCore;
+use powderhorn_protocol::bounds::{DATAGRAM_BYTES_MAX, PLAINTEXT_BYTES_MAX, SEAL_BYTES};
+use rand::{CryptoRng, RngCore};
 
-use crate::keys::Keyring;
+use crate::keys::{KeyId, Keyring};
 
-/// The version that datagrams begin with.
+/// The version that each datagram begins with.
 pub const VERSION: u8 = 1;
 
-const KEY_ID: usize = 1;
-const NONCE: usize = 5;
-const TEXT: usize = 29;
+const NONCE_BYTES: usize = 24;
+const HEAD_BYTES: usize = 1 + 4 + NONCE_BYTES;
 const TAG_BYTES: usize = 16;
-const _: () = assert!(TEXT + TAG_BYTES == SEAL_BYTES);
+const _: () = assert!(HEAD_BYTES + TAG_BYTES == SEAL_BYTES);
 
 /// Why a datagram was not opened. It is dropped; nothing has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    /// Too short to be sealed, or longer than a datagram may be.
+    /// Shorter than a seal alone, or longer than a datagram may be.
     #[error("not the length of a sealed datagram")]
     Length,
     /// Of another version of the format.
-    #[error("version {0}")]
+    #[error("of version {0}, not {VERSION}")]
     Version(u8),
     /// Sealed with a key that is not in the key file.
-    #[error("unknown key")]
+    #[error("sealed with an unknown key")]
     UnknownKey,
-    /// Not sealed by the fleet, or changed on the way.
-    #[error("seal broken")]
+    /// Not sealed by this fleet, or changed on the way.
+    #[error("the seal is broken")]
     Broken,
 }
+
+/// A plaintext that cannot be sealed. Nothing may be sent of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} bytes do not fit into a datagram")]
+pub struct SealError(pub usize);
 
 /// Seals and opens for one fleet.
 #[derive(Debug)]
@@ -42,8 +53,7 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// Seals for the fleet of this name: nodes of a fleet with another name cannot open it, even
-    /// with the same key.
+    /// Seals for the fleet of this name.
     pub fn new(fleet: &str, keyring: Keyring) -> Self {
         let mut associated = b"powderhorn".to_vec();
         associated.push(VERSION);
@@ -64,53 +74,64 @@ impl Sealer {
         self.keyring = keyring;
     }
 
-    /// Seals `plaintext` into `out`, which is emptied first. `rng` must be cryptographic. Whether
-    /// it could be done: it cannot if the plaintext is larger than a datagram.
-    pub fn seal(&self, rng: &mut impl RngCore, plaintext: &[u8], out: &mut Vec<u8>) -> bool {
+    /// Seals `plaintext` into `out`, which is emptied first. On an error `out` is empty.
+    pub fn seal<R: RngCore + CryptoRng>(
+        &self,
+        rng: &mut R,
+        plaintext: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<(), SealError> {
         out.clear();
-        let Some(key) = self.keyring.sealing() else {
-            return false;
-        };
-        if plaintext.len() + SEAL_BYTES > DATAGRAM_BYTES_MAX {
-            return false;
+        let error = SealError(plaintext.len());
+        let key = self.keyring.sealing().ok_or(error)?;
+        if plaintext.len() > PLAINTEXT_BYTES_MAX {
+            return Err(error);
         }
-        let mut nonce = [0; 24];
+        let mut nonce = [0; NONCE_BYTES];
         rng.fill_bytes(&mut nonce);
         out.push(VERSION);
         out.extend_from_slice(&key.id);
         out.extend_from_slice(&nonce);
         out.extend_from_slice(plaintext);
-        let text = &mut out[TEXT..];
-        match key
+        let nonce = XNonce::from(nonce);
+        let text = out.get_mut(HEAD_BYTES..).unwrap_or_default();
+        let sealed = key
             .cipher
-            .encrypt_in_place_detached(&XNonce::from(nonce), &self.associated, text)
-        {
+            .encrypt_in_place_detached(&nonce, &self.associated, text);
+        match sealed {
             Ok(tag) => {
                 out.extend_from_slice(&tag);
-                true
+                Ok(())
             }
-            Err(_) => false,
+            Err(_) => {
+                // Never leave a plaintext where a datagram is expected.
+                out.clear();
+                Err(error)
+            }
         }
     }
 
-    /// Opens `datagram` in place and returns the plaintext in it.
+    /// Opens `datagram` in place and returns the plaintext in it. Allocates nothing. On an error
+    /// the buffer's content is of no use any more.
     pub fn open<'a>(&self, datagram: &'a mut [u8]) -> Result<&'a [u8], OpenError> {
-        let length = SEAL_BYTES..=DATAGRAM_BYTES_MAX;
-        if !length.contains(&datagram.len()) {
+        if datagram.len() > DATAGRAM_BYTES_MAX {
             return Err(OpenError::Length);
         }
-        let (head, rest) = datagram.split_at_mut(TEXT);
-        if head[0] != VERSION {
-            return Err(OpenError::Version(head[0]));
+        let (head, rest) = datagram
+            .split_first_chunk_mut::<HEAD_BYTES>()
+            .ok_or(OpenError::Length)?;
+        let (text, tag) = rest
+            .split_last_chunk_mut::<TAG_BYTES>()
+            .ok_or(OpenError::Length)?;
+        let [version, i0, i1, i2, i3, nonce @ ..] = *head;
+        if version != VERSION {
+            return Err(OpenError::Version(version));
         }
-        let (mut id, mut nonce) = ([0; 4], [0; 24]);
-        id.copy_from_slice(&head[KEY_ID..NONCE]);
-        nonce.copy_from_slice(&head[NONCE..]);
+        let id: KeyId = [i0, i1, i2, i3];
         let key = self.keyring.find(id).ok_or(OpenError::UnknownKey)?;
-        let (text, tag) = rest.split_at_mut(rest.len() - TAG_BYTES);
-        let tag = Tag::from_slice(tag);
+        let (nonce, tag) = (XNonce::from(nonce), Tag::from(*tag));
         key.cipher
-            .decrypt_in_place_detached(&XNonce::from(nonce), &self.associated, text, tag)
+            .decrypt_in_place_detached(&nonce, &self.associated, text, &tag)
             .map_err(|_| OpenError::Broken)?;
         Ok(text)
     }
@@ -122,64 +143,90 @@ mod tests {
     use std::path::Path;
 
     fn sealer(fleet: &str, keys: &[u8]) -> Sealer {
-        let text: Vec<String> = keys
+        let text: String = keys
             .iter()
-            .map(|byte| format!("{byte:02x}").repeat(32))
+            .map(|byte| format!("{byte:02x}").repeat(32) + "\n")
             .collect();
-        Sealer::new(
-            fleet,
-            Keyring::parse(Path::new("keys"), &text.join("\n")).unwrap(),
-        )
+        let keyring = Keyring::parse(Path::new("keys"), &text);
+        Sealer::new(fleet, keyring.expect("good keys"))
     }
 
     fn sealed(sealer: &Sealer, text: &[u8]) -> Vec<u8> {
-        let mut out = Vec::new();
-        assert!(sealer.seal(&mut rand::rng(), text, &mut out));
+        let mut out = b"what was there before".to_vec();
+        sealer.seal(&mut rand::rng(), text, &mut out).expect("fits");
         out
     }
 
     #[test]
     fn what_is_sealed_opens() {
         let sealer = sealer("fleet", &[1]);
-        for len in [0, 1, 100, DATAGRAM_BYTES_MAX - SEAL_BYTES] {
+        for len in [0, 1, 100, PLAINTEXT_BYTES_MAX] {
             let text = vec![7; len];
-            assert_eq!(sealer.open(&mut sealed(&sealer, &text)).unwrap(), text);
+            let mut datagram = sealed(&sealer, &text);
+            assert_eq!(datagram.len(), len + SEAL_BYTES);
+            assert_eq!(sealer.open(&mut datagram).unwrap(), text);
         }
-        let too_long = vec![7; DATAGRAM_BYTES_MAX - SEAL_BYTES + 1];
-        assert!(!sealer.seal(&mut rand::rng(), &too_long, &mut Vec::new()));
+        let mut out = vec![1];
+        let too_long = vec![7; PLAINTEXT_BYTES_MAX + 1];
+        let refused = sealer.seal(&mut rand::rng(), &too_long, &mut out);
+        assert_eq!(refused, Err(SealError(PLAINTEXT_BYTES_MAX + 1)));
+        assert!(out.is_empty());
     }
 
     #[test]
     fn every_single_bit_flip_and_truncation_is_rejected() {
         let sealer = sealer("fleet", &[1, 2]);
-        let good = sealed(&sealer, b"thirty-two bytes or a little more");
-        for bit in 0..good.len() * 8 {
-            let mut bad = good.clone();
-            bad[bit / 8] ^= 1 << (bit % 8);
-            assert!(sealer.open(&mut bad).is_err(), "bit {bit}");
+        for text in [&b""[..], b"one purge or some other message", &[9; 500]] {
+            let good = sealed(&sealer, text);
+            for bit in 0..good.len() * 8 {
+                let mut bad = good.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                assert!(sealer.open(&mut bad).is_err(), "bit {bit}");
+            }
+            for len in 0..good.len() {
+                assert!(
+                    sealer.open(&mut good[..len].to_vec()).is_err(),
+                    "{len} bytes"
+                );
+                let mut tail = good[good.len() - len..].to_vec();
+                assert!(sealer.open(&mut tail).is_err(), "last {len} bytes");
+            }
+            let mut longer = good.clone();
+            longer.push(0);
+            assert!(sealer.open(&mut longer).is_err());
+            assert_eq!(sealer.open(&mut good.clone()), Ok(text));
         }
-        for len in 0..good.len() {
-            assert!(
-                sealer.open(&mut good[..len].to_vec()).is_err(),
-                "length {len}"
-            );
-        }
-        let mut longer = good.clone();
-        longer.push(0);
-        assert!(sealer.open(&mut longer).is_err());
     }
 
     #[test]
-    fn another_fleet_or_key_does_not_open() {
+    fn each_reason_has_its_own_error() {
         let good = sealed(&sealer("fleet", &[1]), b"text");
-        assert_eq!(
-            sealer("other", &[1]).open(&mut good.clone()),
-            Err(OpenError::Broken)
-        );
-        assert_eq!(
-            sealer("fleet", &[2]).open(&mut good.clone()),
-            Err(OpenError::UnknownKey)
-        );
-        assert!(sealer("fleet", &[2, 1]).open(&mut good.clone()).is_ok());
+        let open = |sealer: &Sealer, datagram: &[u8]| {
+            sealer.open(&mut datagram.to_vec()).map(<[u8]>::to_vec)
+        };
+        assert_eq!(open(&sealer("other", &[1]), &good), Err(OpenError::Broken));
+        assert_eq!(open(&sealer("", &[1]), &good), Err(OpenError::Broken));
+        let other_key = sealer("fleet", &[2]);
+        assert_eq!(open(&other_key, &good), Err(OpenError::UnknownKey));
+        let rotated = sealer("fleet", &[2, 1]);
+        assert_eq!(open(&rotated, &good), Ok(b"text".to_vec()));
+        assert_eq!(open(&rotated, &good[..44]), Err(OpenError::Length));
+        assert_eq!(open(&rotated, &[1; 1_233]), Err(OpenError::Length));
+        let mut later = good.clone();
+        later[0] = 2;
+        assert_eq!(open(&rotated, &later), Err(OpenError::Version(2)));
+    }
+
+    /// The fields are where the wire format says.
+    #[test]
+    fn a_sealed_datagram_is_laid_out_as_documented() {
+        let sealer = sealer("fleet", &[1]);
+        let datagram = sealed(&sealer, b"0123456789");
+        assert_eq!(datagram.len(), 1 + 4 + 24 + 10 + 16);
+        assert_eq!(datagram[0], 1);
+        let id: String = datagram[1..5].iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!([id], *sealer.keyring().ids());
+        assert_ne!(datagram[5..29], sealed(&sealer, b"0123456789")[5..29]);
+        assert_ne!(&datagram[29..39], b"0123456789");
     }
 }

@@ -16,7 +16,11 @@ fn a_single_node_purges_itself() {
     let node = TestNode::start(Config::single_node());
     let id = node.purge(1);
     assert!(node.knows(id));
-    assert!(node.node.status().verdict.starts_with("ok"), "{}", node.node.status().verdict);
+    assert!(
+        node.node.status().verdict.starts_with("ok"),
+        "{}",
+        node.node.status().verdict
+    );
 }
 
 #[test]
@@ -25,8 +29,13 @@ fn a_purge_reaches_every_node_once() {
     let nodes = start_fleet(&dir, 5);
     let ids: Vec<_> = (0..100).map(|n| nodes[n % 5].purge(n as u32)).collect();
     for node in &nodes {
-        eventually("all purges applied", || ids.iter().all(|&id| node.knows(id)));
-        assert!(ids.iter().all(|&id| node.record.times(id) == 1), "applied more than once");
+        eventually("all purges applied", || {
+            ids.iter().all(|&id| node.knows(id))
+        });
+        assert!(
+            ids.iter().all(|&id| node.record.times(id) == 1),
+            "applied more than once"
+        );
         assert_eq!(node.counter("applied"), 100);
     }
 }
@@ -104,9 +113,14 @@ fn strangers_and_garbage_are_counted_and_change_nothing() {
     let nodes = start_fleet(&dir, 2);
     let target = nodes[0].node.local_addresses()[0];
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let (before, text) = (nodes[0].counter("net_strangers"), nodes[0].node.digest_text(10_000));
+    let (before, text) = (
+        nodes[0].counter("net_strangers"),
+        nodes[0].node.digest_text(10_000),
+    );
     for n in 0..2_000usize {
-        stranger.send_to(&vec![(n % 251) as u8; n % 1_400], target).unwrap();
+        stranger
+            .send_to(&vec![(n % 251) as u8; n % 1_400], target)
+            .unwrap();
         if n % 100 == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -132,8 +146,11 @@ fn garbage_from_a_peers_address_is_counted_and_dropped() {
     // The node's own datagram: opened, and seen to be its own.
     peer.send_to(&good, addresses[0]).unwrap();
     eventually("reflected", || node.counter("reflected") == 1);
-    for (index, counter) in [(0, "seal_version"), (1, "seal_unknown_key"), (len - 1, "seal_broken")]
-    {
+    for (index, counter) in [
+        (0, "seal_version"),
+        (1, "seal_unknown_key"),
+        (len - 1, "seal_broken"),
+    ] {
         let mut bad = good.clone();
         bad[index] ^= 1;
         peer.send_to(&bad, addresses[0]).unwrap();
@@ -164,7 +181,12 @@ fn two_nodes_of_one_name_are_named() {
         assert!(status.verdict.contains("node-1"), "{}", status.verdict);
     }
     eventually("a notice", || {
-        nodes[1].node.status().notices.iter().any(|notice| notice.text.contains("has this node's name"))
+        nodes[1]
+            .node
+            .status()
+            .notices
+            .iter()
+            .any(|notice| notice.text.contains("has this node's name"))
     });
     // And nothing is lost by it.
     let ids = [nodes[1].purge(1), nodes[2].purge(1)];
@@ -200,7 +222,9 @@ fn keys_rotate_under_load_without_losing_a_purge() {
         for (step, keys) in [&[1, 2][..], &[2, 1], &[2]].into_iter().enumerate() {
             for (node, file) in nodes.iter().zip(&files) {
                 write_keys(file, keys);
-                eventually("read again", || node.counter("keys_reloaded") == step as u64 + 1);
+                eventually("read again", || {
+                    node.counter("keys_reloaded") == step as u64 + 1
+                });
             }
         }
         done.store(true, Ordering::Relaxed);
@@ -254,7 +278,10 @@ fn stopping_at_full_rate_neither_hangs_nor_panics() {
             std::thread::sleep(Duration::from_millis(20));
             let before = Instant::now();
             assert!(nodes[0].node.stop(Duration::from_secs(5)));
-            assert!(nodes[0].node.stop(Duration::from_secs(5)), "the second time as well");
+            assert!(
+                nodes[0].node.stop(Duration::from_secs(5)),
+                "the second time as well"
+            );
             assert!(before.elapsed() < Duration::from_secs(5));
             assert!(issuer.join().unwrap() > 0);
         });
@@ -268,10 +295,16 @@ fn a_second_applier_and_a_bad_key_file_are_refused() {
     let dir = TempDir::new();
     let addresses = free_addresses("127.0.0.1", 2);
     let config = fleet(&addresses, &dir.0.join("missing.key")).remove(0);
-    let error = Node::start(config.clone(), Duration::ZERO).err().unwrap().to_string();
+    let error = Node::start(config.clone(), Duration::ZERO)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("missing.key"), "{error}");
     std::fs::write(dir.0.join("missing.key"), "# comment\n\nabc\n").unwrap();
-    let error = Node::start(config, Duration::ZERO).err().unwrap().to_string();
+    let error = Node::start(config, Duration::ZERO)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains("missing.key:3: a key is 64"), "{error}");
 }
 
@@ -279,8 +312,14 @@ fn a_second_applier_and_a_bad_key_file_are_refused() {
 fn an_address_in_use_is_named() {
     let dir = TempDir::new();
     let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let addresses = [taken.local_addr().unwrap(), free_addresses("127.0.0.1", 1)[0]];
+    let addresses = [
+        taken.local_addr().unwrap(),
+        free_addresses("127.0.0.1", 1)[0],
+    ];
     let config = fleet(&addresses, &dir.key_file(&[1])).remove(0);
-    let error = Node::start(config, Duration::ZERO).err().unwrap().to_string();
+    let error = Node::start(config, Duration::ZERO)
+        .err()
+        .unwrap()
+        .to_string();
     assert!(error.contains(&addresses[0].to_string()), "{error}");
 }

@@ -50,7 +50,9 @@ impl Record {
 struct Recorder(Arc<Record>);
 
 fn take_one(counter: &AtomicU32) -> bool {
-    counter.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
+    counter
+        .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1))
+        .is_ok()
 }
 
 impl Cache for Recorder {
@@ -87,7 +89,11 @@ impl TestNode {
         let mut applier = node.applier().unwrap();
         let mut cache = Recorder(record.clone());
         let applier = std::thread::spawn(move || applier.run(&mut cache));
-        TestNode { node, record, applier: Some(applier) }
+        TestNode {
+            node,
+            record,
+            applier: Some(applier),
+        }
     }
 
     /// Issues a purge and applies it here, as a host does.
@@ -101,7 +107,11 @@ impl TestNode {
 
     pub fn counter(&self, name: &str) -> u64 {
         let counters = self.node.counters();
-        counters.iter().find(|c| c.name == name).unwrap_or_else(|| panic!("{name}")).value
+        counters
+            .iter()
+            .find(|c| c.name == name)
+            .unwrap_or_else(|| panic!("{name}"))
+            .value
     }
 
     pub fn knows(&self, id: MessageId) -> bool {
@@ -166,7 +176,10 @@ impl Drop for TempDir {
 
 /// Replaces a key file as an operator should: whole.
 pub fn write_keys(path: &Path, keys: &[u8]) {
-    let text: String = keys.iter().map(|key| format!("{key:02x}").repeat(32) + "\n").collect();
+    let text: String = keys
+        .iter()
+        .map(|key| format!("{key:02x}").repeat(32) + "\n")
+        .collect();
     let fresh = path.with_extension("new");
     std::fs::write(&fresh, text).unwrap();
     std::fs::rename(&fresh, path).unwrap();
@@ -174,9 +187,13 @@ pub fn write_keys(path: &Path, keys: &[u8]) {
 
 /// Free UDP ports on `ip`, held until all are found.
 pub fn free_addresses(ip: &str, count: usize) -> Vec<SocketAddr> {
-    let sockets: Vec<UdpSocket> =
-        (0..count).map(|_| UdpSocket::bind(format!("{ip}:0")).unwrap()).collect();
-    sockets.iter().map(|socket| socket.local_addr().unwrap()).collect()
+    let sockets: Vec<UdpSocket> = (0..count)
+        .map(|_| UdpSocket::bind(format!("{ip}:0")).unwrap())
+        .collect();
+    sockets
+        .iter()
+        .map(|socket| socket.local_addr().unwrap())
+        .collect()
 }
 
 /// Configurations of a fleet on these addresses; all know all.
@@ -195,7 +212,10 @@ pub fn fleet(addresses: &[SocketAddr], key_file: &Path) -> Vec<Config> {
                 address: addresses[j],
             })
             .collect(),
-        limits: Limits { socket_bytes: 1 << 20, ..Limits::default() },
+        limits: Limits {
+            socket_bytes: 1 << 20,
+            ..Limits::default()
+        },
         ..Config::single_node()
     };
     (0..addresses.len()).map(config).collect()
@@ -204,7 +224,13 @@ pub fn fleet(addresses: &[SocketAddr], key_file: &Path) -> Vec<Config> {
 /// Waits until every node has met every other.
 pub fn all_met(nodes: &[TestNode]) {
     eventually("all nodes met", || {
-        nodes.iter().all(|node| node.node.status().peers.iter().all(|peer| peer.state == "up"))
+        nodes.iter().all(|node| {
+            node.node
+                .status()
+                .peers
+                .iter()
+                .all(|peer| peer.state == "up")
+        })
     });
 }
 
