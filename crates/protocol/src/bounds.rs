@@ -46,12 +46,13 @@ pub const REDUNDANT_AGE_MAX: Duration = Duration::from_secs(2);
 /// many purges wait to be disseminated.
 pub const GOSSIP_TURN_ONE_IN: u64 = 8;
 
-/// Digest datagrams to the chosen peer in one round. More than one only while more streams are
-/// active than fit into one.
+/// Digest datagrams to the chosen peer in one round: as many as it takes to name each stream, up to
+/// this. About 37 streams fit into one, so a fleet of 100 is told of whole in each round. A stream
+/// that is not named cannot be pushed: its next purge, if it was lost, takes rounds more.
 pub const DIGEST_PARTS_MAX: usize = 4;
 
-/// A stream that changed within this many rounds, or has gaps, goes into each digest; the others
-/// take turns.
+/// A stream that changed within this many rounds, or has gaps, goes into a digest before the quiet
+/// ones.
 pub const ACTIVE_ROUNDS: u32 = 8;
 
 /// Ranges asked for in one solicit: what fits into its datagram.

@@ -217,8 +217,6 @@ pub struct Core<S, R> {
     pub(crate) solicits: BTreeMap<PeerId, PendingSolicit>,
     /// Peers with repairs or floors to send.
     pub(crate) repairing: BTreeSet<PeerId>,
-    /// Where quiet streams go on taking turns in digests.
-    pub(crate) rotation: Option<StreamId>,
     gaps_due: BTreeSet<(Time, StreamId)>,
     ready: BTreeSet<StreamId>,
     ready_count: u64,
@@ -269,7 +267,6 @@ impl<S: Store, R: RngCore> Core<S, R> {
             digests: VecDeque::new(),
             solicits: BTreeMap::new(),
             repairing: BTreeSet::new(),
-            rotation: None,
             gaps_due: BTreeSet::new(),
             ready: BTreeSet::new(),
             ready_count: 0,

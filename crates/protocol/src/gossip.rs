@@ -8,7 +8,7 @@
 //! rounds, not at the cost of others.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, RangeInclusive};
+use std::ops::RangeInclusive;
 
 use rand::RngCore;
 
@@ -27,6 +27,9 @@ use crate::wire::{self, DataWriter, Digest, EntryWriter, Floor, RunKind, Solicit
 
 /// Bytes that a URL purge takes as a repair: what turns budgets of bytes into numbers of messages.
 const MESSAGE_BYTES_TYPICAL: u64 = 40;
+
+/// More streams than all parts of a digest have room for.
+const DIGEST_ENTRIES_MAX: usize = DIGEST_PARTS_MAX * PLAINTEXT_BYTES_MAX / wire::STREAM_ID_BYTES;
 
 /// A solicit that waits for its moment.
 #[derive(Debug)]
@@ -90,8 +93,8 @@ fn pick(
 impl<S: Store, R: RngCore> Core<S, R> {
     // ---- digest ----
 
-    /// Builds this round's digest for `peer`: active streams first, the rest of the room for the
-    /// others in turn.
+    /// Builds this round's digest for `peer`: active streams first, then the quiet ones. What does
+    /// not fit comes first in the next one.
     pub(crate) fn build_digests(&mut self, now: Time, id: PeerId) {
         let round = self.round;
         let Some(peer) = self.peers.get_mut(&id) else {
@@ -103,53 +106,41 @@ impl<S: Store, R: RngCore> Core<S, R> {
             (heard_round, now.since(heard).as_micros() as u64)
         });
         let since = round.saturating_sub(u64::from(ACTIVE_ROUNDS));
-        let mut active: Vec<(u64, StreamId)> = self
-            .streams
-            .iter()
-            .filter(|(_, stream)| stream.top > 0)
-            .filter(|(_, stream)| stream.changed >= since || stream.has_gaps())
-            .map(|(&id, stream)| (stream.changed, id))
-            .collect();
-        active.sort_unstable_by(|a, b| b.cmp(a));
-        let after = self.rotation.map_or(Bound::Unbounded, Bound::Excluded);
-        let later = self.streams.range((after, Bound::Unbounded));
-        let rotated: Vec<StreamId> = later
-            .chain(self.streams.iter())
-            .take(self.streams.len())
-            .filter(|(_, stream)| stream.top > 0)
-            .filter(|(_, stream)| stream.changed < since && !stream.has_gaps())
-            .map(|(&id, _)| id)
-            .collect();
-        let active_count = active.len();
-        let mut order = active
-            .into_iter()
-            .map(|(_, id)| id)
-            .chain(rotated)
-            .enumerate()
-            .peekable();
+        let (mut active, mut quiet) = (Vec::new(), Vec::new());
+        for (&id, stream) in self.streams.iter().filter(|(_, stream)| stream.top > 0) {
+            // Who was in a digest longest ago is first in this one; then who changed last.
+            let turn = (stream.digested, u64::MAX - stream.changed, id);
+            if stream.changed >= since || stream.has_gaps() {
+                active.push(turn);
+            } else {
+                quiet.push(turn);
+            }
+        }
+        let mut active = first_turns(active).into_iter();
+        let mut quiet = first_turns(quiet).into_iter();
         for part in 0..DIGEST_PARTS_MAX {
-            // Quiet streams fill up a part; they do not make one more.
-            let more = order.peek().is_some_and(|(index, _)| *index < active_count);
-            if part > 0 && !more {
+            if part > 0 && active.len() == 0 && quiet.len() == 0 {
                 break;
             }
+            // However busy the fleet is, the last part speaks of its quiet streams: who was away
+            // hears of them in no other way.
+            let quiet_first = part + 1 == DIGEST_PARTS_MAX;
             let mut payload = self.datagram(instance);
             let room = PLAINTEXT_BYTES_MAX - payload.len() - wire::FRAME_HEAD_BYTES - 30;
             let mut entries = Vec::with_capacity(room);
-            while let Some(&(index, stream_id)) = order.peek() {
-                let Some(stream) = self.streams.get_mut(&stream_id) else {
-                    break;
+            // An entry that would be squeezed into the last bytes waits for the next part.
+            while room - entries.len() >= EntryWriter::OVERHEAD_BYTES + 24 {
+                let next = if quiet_first {
+                    quiet.next().or_else(|| active.next())
+                } else {
+                    active.next().or_else(|| quiet.next())
                 };
-                let left = room - entries.len();
-                // An entry that would be squeezed into the last bytes waits for the next part.
-                if left < EntryWriter::OVERHEAD_BYTES + 24 {
-                    break;
-                }
-                digest_entry(stream_id, stream, left).encode(&mut entries);
-                if index >= active_count {
-                    self.rotation = Some(stream_id);
-                }
-                order.next();
+                let Some(stream_id) = next else { break };
+                let Some(stream) = self.streams.get_mut(&stream_id) else {
+                    continue;
+                };
+                stream.digested = round;
+                digest_entry(stream_id, stream, room - entries.len()).encode(&mut entries);
             }
             wire::put_digest(&mut payload, round, echo, |out| out.append(&mut entries));
             self.digests.push_back((id, payload));
@@ -538,6 +529,16 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.stats.repair_bytes_out += bytes;
         payload
     }
+}
+
+/// The streams whose turn it is, as many as there can be in a digest at most.
+fn first_turns(mut turns: Vec<(u64, u64, StreamId)>) -> Vec<StreamId> {
+    if turns.len() > DIGEST_ENTRIES_MAX {
+        turns.select_nth_unstable(DIGEST_ENTRIES_MAX);
+        turns.truncate(DIGEST_ENTRIES_MAX);
+    }
+    turns.sort_unstable();
+    turns.into_iter().map(|(.., id)| id).collect()
 }
 
 /// The first seq that may have been born at `cutoff` or later: everything below is known to be

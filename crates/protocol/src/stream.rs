@@ -38,6 +38,8 @@ pub(crate) struct Stream {
     pub top: u64,
     /// The round in which something was last learnt of the stream.
     pub changed: u64,
+    /// The round in which the stream was last in a digest.
+    pub digested: u64,
     /// Asked for lately; the older of two generations is forgotten at `asked_turn`.
     asked: [RangeSet; 2],
     asked_turn: Time,
@@ -69,6 +71,7 @@ impl Stream {
             last_born: None,
             top: 0,
             changed: round,
+            digested: 0,
             asked: [RangeSet::new(), RangeSet::new()],
             asked_turn: Time::from_us(i64::MIN),
             gap_due: None,

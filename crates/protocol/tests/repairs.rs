@@ -6,10 +6,7 @@
 
 mod common;
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
-use std::rc::Rc;
-use std::time::Duration;
+use std::collections::{BTreeMap, BTreeSet};
 
 use common::puppet::{Puppet, Tell, drain, put_message};
 use common::{
@@ -21,16 +18,6 @@ use powderhorn_protocol::id::{Epoch, MessageId, NodeId, StreamId};
 use powderhorn_protocol::wire::{Datagram, EntryWriter, Frame, RunKind};
 use powderhorn_protocol::{Knowledge, PeerId, To};
 use rand::Rng;
-
-/// Loses every dissemination to `victim`, as long as the switch is on.
-fn deafen(fleet: &mut Fleet, victim: usize) -> Rc<RefCell<bool>> {
-    let on = Rc::new(RefCell::new(true));
-    let switch = Rc::clone(&on);
-    fleet.filter = Some(Box::new(move |_, to, bytes| {
-        !*switch.borrow() || to != victim || !disseminates(bytes)
-    }));
-    on
-}
 
 fn slow_links() -> Link {
     Link {
@@ -53,9 +40,9 @@ fn with_gaps(seed: u64, gaps: u64) -> Fleet {
         retain_messages(bytes, |id| id.seq % 2 == 1);
         to == 4 && disseminates(bytes)
     }));
-    for _ in 0..2 * gaps {
-        fleet.issue(0);
-        fleet.run(Duration::from_micros(100));
+    for _ in 0..2 * gaps / 20 {
+        fleet.burst(0, 20);
+        fleet.run(ms(1));
     }
     fleet.run(ms(20));
     fleet.filter = None;
@@ -161,4 +148,130 @@ fn a_byte_capped_node_is_not_sent_again_what_it_dropped() {
         );
     }
     fleet.assert_applied_once();
+}
+
+fn stream(n: u64) -> StreamId {
+    StreamId {
+        node: NodeId(n),
+        epoch: Epoch {
+            stamp: n,
+            random: n,
+        },
+    }
+}
+
+/// The streams that a core's digests to anybody speak about.
+fn digested(
+    core: &mut common::TestCore,
+    now: powderhorn_protocol::time::Time,
+) -> BTreeSet<StreamId> {
+    let mut streams = BTreeSet::new();
+    for transmit in drain(core, now) {
+        let datagram = Datagram::parse(&transmit.payload).expect("valid");
+        for frame in datagram.frames() {
+            if let Frame::Digest(digest) = frame {
+                streams.extend(digest.entries().map(|entry| entry.stream));
+            }
+        }
+    }
+    streams
+}
+
+/// A core with `count` streams, and the peer that tells it of them.
+fn many_streams(count: u64) -> (common::TestCore, Puppet, powderhorn_protocol::time::Time) {
+    let now = start_of_time();
+    let mut core = make_core(1, 0, 0, &Config::default(), now, now);
+    let mut puppet = Puppet::join(1, &mut core, now);
+    touch(&mut core, &mut puppet, now, count, 1);
+    (core, puppet, now)
+}
+
+fn touch(
+    core: &mut common::TestCore,
+    puppet: &mut Puppet,
+    now: powderhorn_protocol::time::Time,
+    count: u64,
+    seq: u64,
+) {
+    for n in 1..=count {
+        let id = MessageId {
+            stream: stream(n),
+            seq,
+        };
+        puppet.tell(core, now, id, Tell::default());
+    }
+    while core.poll_delivery(now).is_some() {}
+}
+
+#[test]
+fn busy_streams_take_turns_when_they_do_not_all_fit_into_a_digest() {
+    let (mut core, mut puppet, mut now) = many_streams(300);
+    let mut last_seen: BTreeMap<StreamId, u64> = BTreeMap::new();
+    let mut worst = 0;
+    for round in 0..60 {
+        touch(&mut core, &mut puppet, now, 300, 2 + round);
+        now = core.poll_timeout().max(now + ms(250));
+        core.handle_timeout(now);
+        for stream in digested(&mut core, now) {
+            last_seen.insert(stream, round);
+        }
+        if round >= 10 {
+            let stalest = (1..=300).map(|n| last_seen.get(&stream(n)).copied().unwrap_or(0));
+            worst = worst.max(round - stalest.min().unwrap_or(0));
+        }
+    }
+    // Four parts of 37 entries: each stream in every third digest.
+    assert!(worst <= 4, "a stream was in no digest for {worst} rounds");
+}
+
+#[test]
+fn quiet_streams_are_in_nearly_every_digest_while_there_is_room() {
+    let (mut core, mut puppet, mut now) = many_streams(140);
+    let mut counts: BTreeMap<StreamId, u64> = BTreeMap::new();
+    for round in 0..40 {
+        now = core.poll_timeout().max(now + ms(250));
+        puppet.ping(&mut core, now);
+        core.handle_timeout(now);
+        let streams = digested(&mut core, now);
+        if round >= 20 {
+            for stream in streams {
+                *counts.entry(stream).or_default() += 1;
+            }
+        }
+    }
+    // A stream that is not in a digest cannot be pushed: its next purge, lost, would wait.
+    assert_eq!(counts.len(), 140);
+    assert!(counts.values().all(|&count| count == 20), "{counts:?}");
+}
+
+#[test]
+fn three_hundred_streams_with_gaps_converge() {
+    let mut fleet = Fleet::new(5, 3, &Config::default());
+    fleet.all_links(slow_links());
+    fleet.settle();
+    let mut puppet = fleet.add_puppet(0, 100);
+    let mut other = fleet.add_puppet(1, 101);
+    for n in 1..=300 {
+        let all: Vec<u64> = (1..=20).collect();
+        let (odd, even): (Vec<u64>, Vec<u64>) = all.iter().partition(|&seq| seq % 2 == 1);
+        fleet.feed(&mut puppet, 0, stream(n), &odd);
+        fleet.feed(&mut other, 1, stream(n), &even);
+    }
+    // And one that no digest holds.
+    let all: Vec<u64> = (1..=4_000).collect();
+    let (odd, even): (Vec<u64>, Vec<u64>) = all.iter().partition(|&seq| seq % 2 == 1);
+    fleet.feed(&mut puppet, 0, stream(1_000), &odd);
+    fleet.feed(&mut other, 1, stream(1_000), &even);
+    let time = fleet.converge(secs(60));
+    fleet.run(secs(5));
+    fleet.assert_applied_once();
+    println!("300 streams in {time:?}: {:?}", fleet.traffic);
+    let traffic = fleet.traffic;
+    assert!(
+        traffic.unwanted_sent + traffic.crossed <= traffic.repaired / 10,
+        "{traffic:?}"
+    );
+    for node in &fleet.nodes {
+        assert_eq!(streams_of(&node.core).len(), 301);
+    }
 }

@@ -22,6 +22,7 @@ use powderhorn_protocol::wire::{DataWriter, Datagram, Frame};
 use powderhorn_protocol::{
     Core, Delivery, Event, Identity, Knowledge, Outcome, PeerId, To, Transmit,
 };
+use puppet::{Puppet, Tell, put_message};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -302,6 +303,53 @@ impl Fleet {
         self.pump(index);
     }
 
+    /// Issues purges at a node faster than it can send them.
+    pub fn burst(&mut self, index: usize, count: usize) {
+        let now = self.now;
+        for _ in 0..count {
+            let purge = digest_of(self.issued.len() as u64);
+            let node = &mut self.nodes[index];
+            let id = node
+                .core
+                .handle_purge(now, purge.clone())
+                .expect("the outbox has room");
+            self.issued.insert(id, (purge, now, index));
+            node.core.handle_applied(now, id, Outcome::Applied);
+            note_applied(node, now, id, &mut self.hash);
+        }
+        self.pump(index);
+    }
+
+    /// Adds a peer made by hand to a node and proves its session. What the node sends to it is
+    /// dropped.
+    pub fn add_puppet(&mut self, index: usize, peer: u32) -> Puppet {
+        assert!(peer as usize >= self.nodes.len());
+        let now = self.now;
+        let puppet = Puppet::join(peer, &mut self.nodes[index].core, now);
+        self.pump(index);
+        puppet
+    }
+
+    /// Has a puppet tell a node of messages of one stream, and waits for them everywhere.
+    pub fn feed(&mut self, puppet: &mut Puppet, index: usize, stream: StreamId, seqs: &[u64]) {
+        let now = self.now;
+        for chunk in seqs.chunks(10) {
+            puppet.say(&mut self.nodes[index].core, now, |out| {
+                for &seq in chunk {
+                    let purge = digest_of(stream.node.0 ^ seq << 32);
+                    let id = MessageId { stream, seq };
+                    let tell = Tell {
+                        body: purge.op().1,
+                        ..Tell::default()
+                    };
+                    put_message(out, id, tell);
+                    self.issued.entry(id).or_insert((purge, now, index));
+                }
+            });
+        }
+        self.pump(index);
+    }
+
     /// Issues a purge at a node, which applies it at once.
     pub fn issue(&mut self, index: usize) -> MessageId {
         let purge = digest_of(self.issued.len() as u64);
@@ -548,7 +596,11 @@ impl Fleet {
             transmit.payload.len()
         );
         let to: Vec<usize> = match transmit.to {
-            To::Peer(peer) => vec![peer.0 as usize],
+            // A peer that is not a node of the fleet is a puppet.
+            To::Peer(peer) => Some(peer.0 as usize)
+                .filter(|&to| to < self.nodes.len())
+                .into_iter()
+                .collect(),
             To::All => (0..self.nodes.len()).filter(|to| *to != from).collect(),
         };
         let datagram = Datagram::parse(&transmit.payload)
