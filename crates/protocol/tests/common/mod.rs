@@ -150,6 +150,7 @@ pub struct Fleet {
     pub links: BTreeMap<(usize, usize), Link>,
     pub link: Link,
     pub issued: BTreeMap<MessageId, (Purge, Time, usize)>,
+    pub excused: BTreeSet<MessageId>,
     pub traffic: Traffic,
     hash: u64,
     /// Datagrams to `tap.0`, recorded as (from, bytes).
@@ -188,6 +189,7 @@ impl Fleet {
             links: BTreeMap::new(),
             link: Link::default(),
             issued: BTreeMap::new(),
+            excused: BTreeSet::new(),
             traffic: Traffic::default(),
             hash: 0xcbf2_9ce4_8422_2325,
             tap: None,
@@ -661,10 +663,17 @@ impl Fleet {
         self.issued
             .iter()
             .filter(|(id, (_, issued, _))| {
-                *issued >= node.cache_started && !node.applied.contains_key(id)
+                *issued >= node.cache_started
+                    && !node.applied.contains_key(id)
+                    && !self.excused.contains(id)
             })
             .map(|(id, _)| *id)
             .collect()
+    }
+
+    /// Expects a purge no more at nodes that have not got it: whoever had it is gone.
+    pub fn excuse(&mut self, id: MessageId) {
+        self.excused.insert(id);
     }
 
     /// Whether every node that is up has applied all that it could hold an object for.
@@ -674,7 +683,9 @@ impl Fleet {
             .all(|index| {
                 let node = &self.nodes[index];
                 self.issued.iter().all(|(id, (_, issued, _))| {
-                    *issued < node.cache_started || node.applied.contains_key(id)
+                    *issued < node.cache_started
+                        || node.applied.contains_key(id)
+                        || self.excused.contains(id)
                 })
             })
     }
@@ -775,7 +786,7 @@ pub fn repairs_in<'a>(datagram: &Datagram<'a>) -> impl Iterator<Item = (MessageI
     datagram
         .frames()
         .filter_map(|frame| match frame {
-            Frame::Data(data) if data.repair => Some(data),
+            Frame::Data(data) if data.repair() => Some(data),
             _ => None,
         })
         .flat_map(|data| {
@@ -794,7 +805,7 @@ pub fn disseminates(bytes: &[u8]) -> bool {
     Datagram::parse(bytes).is_ok_and(|datagram| {
         datagram
             .frames()
-            .any(|frame| matches!(frame, Frame::Data(data) if !data.repair))
+            .any(|frame| matches!(frame, Frame::Data(data) if !data.repair()))
     })
 }
 
@@ -816,7 +827,7 @@ pub fn retain_messages(bytes: &mut Vec<u8>, wanted: impl Fn(MessageId) -> bool) 
             frame.encode(&mut out);
             continue;
         };
-        let mut writer = DataWriter::new(&mut out, PLAINTEXT_BYTES_MAX, data.stream, data.repair);
+        let mut writer = DataWriter::new(&mut out, PLAINTEXT_BYTES_MAX, data.stream, data.flags);
         for message in data.messages() {
             let (stream, seq) = (data.stream, message.seq);
             if wanted(MessageId { stream, seq }) {

@@ -85,7 +85,7 @@ impl Puppet {
 
     pub fn digest(&mut self, core: &mut TestCore, now: Time, round: u64, entries: &[EntryWriter]) {
         self.say(core, now, |out| {
-            wire::put_digest(out, round, (0, 0), |out| {
+            wire::put_digest(out, 0, round, (0, 0), |out| {
                 entries.iter().for_each(|entry| entry.encode(out));
             });
         });
@@ -151,7 +151,7 @@ impl Default for Tell<'_> {
 }
 
 pub fn put_message(out: &mut Vec<u8>, id: MessageId, tell: Tell<'_>) {
-    let mut writer = DataWriter::new(out, PLAINTEXT_BYTES_MAX, id.stream, tell.repair);
+    let mut writer = DataWriter::new(out, PLAINTEXT_BYTES_MAX, id.stream, u8::from(tell.repair));
     let pushed = writer.push(&WireMessage {
         seq: id.seq,
         age_ms: tell.age_ms,
