@@ -166,6 +166,22 @@ ph_ctx_in_init(const struct vrt_ctx *ctx)
 	return (ctx->method == VCL_MET_INIT);
 }
 
+/*
+ * A WARM event may fail, by its return value and with a message in ctx->msg, but not by VRT_fail,
+ * and the bindings that call our event handler know no other way. vcl_event_handling() asserts
+ * that handling was not set, except in vcl_init, whose failure it treats as is wanted here:
+ * the VCL is refused. The context is varnishd's own for this one event.
+ */
+void
+ph_ctx_let_warm_fail(struct vrt_ctx *ctx)
+{
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	ASSERT_CLI();
+	AN(ctx->msg);
+	ctx->method = VCL_MET_INIT;
+}
+
 char *
 ph_ctx_alloc(const struct vrt_ctx *ctx, size_t len)
 {

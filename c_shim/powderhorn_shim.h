@@ -48,6 +48,9 @@ int ph_ctx_may_fail(const struct vrt_ctx *ctx);
 
 int ph_ctx_in_init(const struct vrt_ctx *ctx);
 
+/* Makes VRT_fail in a WARM event refuse the VCL, with its message, where it would assert. */
+void ph_ctx_let_warm_fail(struct vrt_ctx *ctx);
+
 /*
  * Bytes of the transaction's workspace, valid until it ends; NULL if it has no room, which also
  * marks the workspace as overflown (varnishd then fails the transaction). `ph_ctx_room` says how

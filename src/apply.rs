@@ -13,7 +13,7 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 
 /// Starts the thread. It ends when the runtime stops.
 pub fn start(mut applier: Applier) {
-    shim::start_worker(c"powderhorn-apply", move |worker| {
+    shim::start_worker(c"powderhorn", move |worker| {
         applier.run(&mut VarnishCache { worker });
     });
 }

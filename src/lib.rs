@@ -39,7 +39,7 @@ mod powderhorn {
 
     use crate::call::call;
     use crate::runtime::{self, VclState};
-    use crate::{blob, functions};
+    use crate::{blob, functions, shim};
 
     /// Remembers each VCL's config from its load on; starts the runtime when a VCL becomes warm.
     #[event]
@@ -48,13 +48,16 @@ mod powderhorn {
         #[shared_per_vcl] vcl: &mut Option<Box<VclState>>,
         event: Event,
     ) -> Result<(), VclError> {
-        call(ctx, "start", |_| {
-            let vcl = vcl.get_or_insert_default();
-            match event {
-                Event::Warm => Ok(runtime::warm(vcl).map_err(|e| e.to_string())?),
-                _ => Ok(()),
-            }
-        })
+        let vcl = vcl.get_or_insert_default();
+        // COLD and DISCARD may not fail, and LOAD has nothing to fail at.
+        let Event::Warm = event else { return Ok(()) };
+        let started = call(ctx, "start", |_| {
+            Ok(runtime::warm(vcl).map_err(|e| e.to_string())?)
+        });
+        if started.is_err() {
+            shim::ctx_let_warm_fail(ctx.raw);
+        }
+        started
     }
 
     /// Names the config file. Call it in `vcl_init`.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use powderhorn_node::{Config, ConfigError, KeyError, Keyring, Node, StartError};
+use powderhorn_node::{Config, ConfigError, Node, StartError};
 
 use crate::{apply, guard, logger, shim, uptime};
 
@@ -38,14 +38,6 @@ pub enum RuntimeError {
     /// The operator mends the file.
     #[error("{0}")]
     Config(#[from] ConfigError),
-    /// The operator mends the key file.
-    #[error("{path}: fleet.key_file: {source}")]
-    Keys {
-        /// The config that names it.
-        path: String,
-        /// What is wrong with it.
-        source: KeyError,
-    },
     /// The operator mends what the message names (a port that is taken, for example).
     #[error("{0}")]
     Start(#[from] StartError),
@@ -93,14 +85,6 @@ pub fn prepare(vcl: &VclState, path: Option<&str>) -> Result<(), RuntimeError> {
         Some(path) => Config::load(Path::new(path))?,
         None => Config::single_node(),
     };
-    if let Some(keys) = &config.key_file {
-        // Read again at the start, but a mistake in it is to be found out here.
-        let keys = Keyring::load(keys);
-        keys.map_err(|source| RuntimeError::Keys {
-            path: describe(&config),
-            source,
-        })?;
-    }
     let mut kept = vcl.config.lock();
     if let Some(first) = kept.as_ref().filter(|first| **first != config) {
         let (first, second) = (describe(first), describe(&config));

@@ -73,6 +73,12 @@ pub fn ctx_in_init(ctx: &vrt_ctx) -> bool {
     unsafe { raw::ph_ctx_in_init(ctx_ptr(ctx)) != 0 }
 }
 
+/// Call before the WARM event's handler returns an error.
+pub fn ctx_let_warm_fail(ctx: &mut vrt_ctx) {
+    // SAFETY: `ctx` is the live context of a WARM event, on the CLI thread, made for it alone.
+    unsafe { raw::ph_ctx_let_warm_fail(std::ptr::from_mut(ctx).cast()) }
+}
+
 /// How many bytes [`ctx_space`] can give.
 pub fn ctx_room(ctx: &vrt_ctx) -> usize {
     // SAFETY: `ctx` is the live context of a VCL call; nobody else has its workspace reserved
