@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -16,7 +17,9 @@ const PURGES_PER_S: u64 = 10_000;
 const PURGES_PER_REQUEST: u64 = 20;
 const REQUESTS_PER_PIPELINE: u64 = 10;
 const STORM_THREADS: u64 = 2;
-const RELOADS: usize = 8;
+const RELOADS: usize = 4;
+/// A VCL is compiled by a C compiler, beside the storm.
+const CLI_TIMEOUT_S: u32 = 60;
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// From SIGTERM to the end of manager and child, with purges coming in all the while.
@@ -58,8 +61,8 @@ fn purges_go_on_through_reload_discard_stop_start_and_sigterm() {
         restart_child(&mut a);
         wait_for_purges(&purges, purges.load(Ordering::Relaxed) + PURGES_PER_S);
         for node in [&a, &b] {
-            assert!(node.adm(&["panic.show"]).is_err(), "{}", node.log_tail());
-            let status = node.adm(&["status"]).expect("status");
+            assert!(adm(node, &["panic.show"]).is_err(), "{}", node.log_tail());
+            let status = adm(node, &["status"]).expect("status");
             assert!(status.contains("running"), "{status}");
         }
 
@@ -167,16 +170,34 @@ fn reload(node: &Varnishd, dir: &Path, name: &str) {
     let mut previous = "boot".to_owned();
     for i in 0..RELOADS {
         let next = format!("again{i}");
-        node.adm(&["vcl.load", &next, file]).expect("vcl.load");
-        node.adm(&["vcl.use", &next]).expect("vcl.use");
-        node.adm(&["vcl.discard", &previous]).expect("vcl.discard");
+        adm(node, &["vcl.load", &next, file]).expect("vcl.load");
+        adm(node, &["vcl.use", &next]).expect("vcl.use");
+        adm(node, &["vcl.discard", &previous]).expect("vcl.discard");
         previous = next;
     }
 }
 
+fn adm(node: &Varnishd, command: &[&str]) -> Result<String, String> {
+    let output = Command::new("varnishadm")
+        .arg("-n")
+        .arg(node.workdir())
+        .args(["-t", &CLI_TIMEOUT_S.to_string()])
+        .args(command)
+        .stdin(Stdio::null())
+        .output()
+        .expect("varnishadm can be run");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    if output.status.success() {
+        Ok(text)
+    } else {
+        let error = String::from_utf8_lossy(&output.stderr);
+        Err(format!("{command:?}: {text}{error}\n{}", node.log_tail()))
+    }
+}
+
 fn restart_child(node: &mut Varnishd) {
-    node.adm(&["stop"]).expect("stop");
-    node.adm(&["start"]).expect("start");
+    adm(node, &["stop"]).expect("stop");
+    adm(node, &["start"]).expect("start");
     node.wait_ready(READY_TIMEOUT)
         .expect("the child starts again");
 }
