@@ -9,13 +9,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use log::Level;
 use powderhorn_protocol::id::MessageId;
 use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::time::Time;
 use powderhorn_protocol::{Delivery, Outcome};
 
-use crate::node::Shared;
+use crate::node::{ApplierState, Shared};
 use crate::sys;
+
+/// Purges applied one by one after the cache has panicked.
+const ALONE_AFTER_PANIC: usize = 1_024;
 
 /// How long an idle apply thread waits at most, so that it can do its host's housekeeping.
 const IDLE_MAX: Duration = Duration::from_secs(1);
@@ -83,8 +87,13 @@ impl Applier {
     pub fn run(&mut self, cache: &mut dyn Cache) {
         let shared = &*self.shared;
         let batch = shared.config.limits.apply_batch.max(1);
+        let _running = Running::begin(shared);
         let mut jobs: Vec<Job> = Vec::new();
+        // Purges still to be applied one by one, so that the one which makes the cache panic fails
+        // alone.
+        let mut alone: usize = 0;
         while !shared.stopping() {
+            let batch = if alone > 0 { 1 } else { batch };
             {
                 let mut core = shared.core.lock();
                 let now = sys::boot_clock();
@@ -96,7 +105,10 @@ impl Applier {
                 }
             }
             if !jobs.is_empty() {
-                self.apply(cache, &mut jobs);
+                alone = alone.saturating_sub(jobs.len());
+                if !self.apply(cache, &mut jobs) {
+                    alone = ALONE_AFTER_PANIC;
+                }
                 continue;
             }
             cache.idle();
@@ -109,10 +121,15 @@ impl Applier {
         }
     }
 
-    fn apply(&self, cache: &mut dyn Cache, jobs: &mut Vec<Job>) {
+    /// Applies a batch; whether the cache did not panic.
+    fn apply(&self, cache: &mut dyn Cache, jobs: &mut Vec<Job>) -> bool {
         let shared = &*self.shared;
         let applied = catch_unwind(AssertUnwindSafe(|| cache.apply(jobs)));
         if applied.is_err() {
+            let notices = &shared.notices;
+            notices.say_now_and_then("apply panic", Level::Error, || {
+                "the cache panicked while purges were applied; they are tried again".into()
+            });
             shared.counters.apply_panics.fetch_add(1, Ordering::Relaxed);
             jobs.iter_mut()
                 .for_each(|job| job.outcome = Outcome::Failed);
@@ -129,5 +146,22 @@ impl Applier {
         if sooner {
             shared.wake.notify_one();
         }
+        applied.is_ok()
+    }
+}
+
+/// A thread is applying for as long as this lives.
+struct Running<'a>(&'a Shared);
+
+impl<'a> Running<'a> {
+    fn begin(shared: &'a Shared) -> Self {
+        shared.set_applier(ApplierState::Running);
+        Running(shared)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.set_applier(ApplierState::Ended);
     }
 }

@@ -34,7 +34,15 @@ counters! {
     net_bytes_in,
     /// Datagrams not sent because a send buffer was full.
     net_send_full,
-    /// Datagrams not sent because the system refused, e.g. for want of a route or by a firewall.
+    /// Datagrams not sent because a firewall or the system forbids it.
+    net_send_forbidden,
+    /// Datagrams not sent for want of a route, or because the network is down.
+    net_send_unreachable,
+    /// Datagrams not sent because the peer's host refuses them.
+    net_send_refused,
+    /// Datagrams not sent because they are larger than the path allows.
+    net_send_too_big,
+    /// Datagrams not sent for any other reason.
     net_send_errors,
     /// Errors reported by a socket on receiving.
     net_receive_errors,
@@ -58,6 +66,10 @@ counters! {
     keys_reload_failed,
     /// Panics caught while purges were applied; the batch was tried again.
     apply_panics,
+    /// Purges whose issuer did not say what became of them here; they are applied by the applier.
+    tickets_dropped,
+    /// Panics caught while a purge was being sent by the thread that issued it.
+    send_panics,
     /// Panics caught in the runtime; it went on.
     runtime_panics,
 }

@@ -8,16 +8,21 @@
 //! | module | what |
 //! |---|---|
 //! | `node` | the handle: start, issue, look, stop |
-//! | `runtime` | the thread: receive, open, feed the core, seal, send |
+//! | `runtime` | the thread: receive, open, feed the core, keep its time |
+//! | `egress` | the way out: seal once, send to all |
 //! | `apply` | the way of a purge from the core into a cache |
 //! | `seal`, `keys` | sealed datagrams and the fleet's keys |
 //! | `config`, `parse` | what an operator may decide; how the file is read |
-//! | `status`, `counters`, `notices` | what an operator sees |
+//! | `status`, `counters`, `events`, `notices` | what an operator sees |
 //! | `net`, `sys` | sockets, clocks |
 
 mod apply;
 mod config;
 mod counters;
+mod egress;
+mod events;
+#[cfg(feature = "test-hooks")]
+pub mod hooks;
 mod keys;
 mod net;
 mod node;

@@ -1,13 +1,17 @@
-//! The UDP sockets. A datagram that cannot be sent is a datagram lost: counted, and repaired by
-//! anti-entropy as any other.
+//! The UDP sockets. A datagram that cannot be sent is a datagram lost: counted by its reason, and
+//! repaired by anti-entropy as any other.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 
-use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::UdpSocket;
+use rustix::net::sockopt;
+use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
-use crate::sys;
+use crate::config::canonical;
+use crate::counters::Counters;
 
 /// Why a socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -19,114 +23,174 @@ pub struct BindError {
     pub source: io::Error,
 }
 
-/// A bound socket that no runtime drives yet.
+/// A bound socket that never waits.
 #[derive(Debug)]
-pub(crate) struct Bound {
-    pub socket: std::net::UdpSocket,
+pub(crate) struct Socket {
+    udp: UdpSocket,
     pub local: SocketAddr,
+    /// Size of the receive buffer, as the system counts.
     pub receive_bytes: usize,
+    /// Size of the send buffer, as the system counts.
     pub send_bytes: usize,
 }
 
-/// Binds `address`, with buffers of `buffer_bytes` or as near as the system allows.
-pub(crate) fn bind(address: SocketAddr, buffer_bytes: usize) -> Result<Bound, BindError> {
-    let error = |source| BindError { address, source };
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )
-    .map_err(error)?;
-    if address.is_ipv6() {
-        // IPv4 has a socket of its own: each address has one form then.
-        socket.set_only_v6(true).map_err(error)?;
-    }
-    // The system may give less than was asked for, which the status shows; drops are counted.
-    let _ = socket.set_recv_buffer_size(buffer_bytes);
-    let _ = socket.set_send_buffer_size(buffer_bytes);
-    socket.set_nonblocking(true).map_err(error)?;
-    socket.bind(&address.into()).map_err(error)?;
-    let (receive_bytes, send_bytes) = (
-        socket.recv_buffer_size().unwrap_or(0),
-        socket.send_buffer_size().unwrap_or(0),
-    );
-    let socket: std::net::UdpSocket = socket.into();
-    let local = socket.local_addr().map_err(error)?;
-    Ok(Bound {
-        socket,
-        local,
-        receive_bytes,
-        send_bytes,
-    })
-}
-
-/// The sockets of a node, one for each address family at most.
-pub(crate) struct Sockets {
-    pub v4: Option<UdpSocket>,
-    pub v6: Option<UdpSocket>,
-}
-
-impl Sockets {
-    /// Hands bound sockets to the tokio runtime that the caller runs in.
-    pub fn new(bound: Vec<std::net::UdpSocket>) -> io::Result<Sockets> {
-        let mut sockets = Sockets { v4: None, v6: None };
-        for socket in bound {
-            let v4 = socket.local_addr()?.is_ipv4();
-            let socket = UdpSocket::from_std(socket)?;
-            *(if v4 { &mut sockets.v4 } else { &mut sockets.v6 }) = Some(socket);
-        }
-        Ok(sockets)
+impl Socket {
+    /// Binds `address`, with buffers of `buffer_bytes` or as near as the system allows.
+    pub fn bind(address: SocketAddr, buffer_bytes: usize) -> Result<Socket, BindError> {
+        let bind = || {
+            let domain = Domain::for_address(address);
+            let socket = RawSocket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+            if address.is_ipv6() {
+                // IPv4 has a socket of its own: each address has one form then.
+                socket.set_only_v6(true)?;
+            }
+            socket.set_nonblocking(true)?;
+            socket.bind(&address.into())?;
+            size_buffers(&socket, buffer_bytes);
+            let receive_bytes = socket.recv_buffer_size()?;
+            let send_bytes = socket.send_buffer_size()?;
+            let udp = UdpSocket::from(socket);
+            Ok(Socket {
+                local: udp.local_addr()?,
+                udp,
+                receive_bytes,
+                send_bytes,
+            })
+        };
+        bind().map_err(|source| BindError { address, source })
     }
 
-    fn for_address(&self, to: SocketAddr) -> Option<&UdpSocket> {
-        if to.is_ipv4() {
-            self.v4.as_ref()
-        } else {
-            self.v6.as_ref()
-        }
+    /// The receiving side, for the tokio runtime that the caller runs in. Any thread may send
+    /// meanwhile, without that runtime.
+    pub fn receiver(&self) -> io::Result<Receiver> {
+        let udp = tokio::net::UdpSocket::from_std(self.udp.try_clone()?)?;
+        Ok(Receiver(udp))
     }
 
-    /// Sends without waiting.
+    /// Sends, or says why not.
     pub fn send(&self, to: SocketAddr, datagram: &[u8]) -> io::Result<()> {
-        let socket = self
-            .for_address(to)
-            .ok_or_else(|| io::Error::from(io::ErrorKind::AddrNotAvailable))?;
-        socket.try_send_to(datagram, to).map(drop)
+        self.udp.send_to(datagram, to).map(drop)
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.udp.as_fd()
+    }
+}
+
+/// See [`Socket::receiver`].
+#[derive(Debug)]
+pub(crate) struct Receiver(tokio::net::UdpSocket);
+
+impl Receiver {
+    /// The next datagram's length and sender; [`io::ErrorKind::WouldBlock`] if there is none. One
+    /// that is longer than `buffer` is cut.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
+        let (len, from) = self.0.try_recv_from(buffer)?;
+        Ok((len, canonical(from)))
     }
 
-    /// Receives without waiting; `None` when nothing is there.
-    pub fn receive(&self, buffer: &mut [u8]) -> Option<io::Result<(usize, SocketAddr)>> {
-        for socket in self.v4.iter().chain(&self.v6) {
-            match socket.try_recv_from(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Ok((len, from)) => return Some(Ok((len, crate::config::canonical(from)))),
-                Err(error) => return Some(Err(error)),
-            }
+    /// Whether there may be something to receive.
+    pub fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        // An error shows at the next receive.
+        self.0.poll_recv_ready(context).map(drop)
+    }
+}
+
+impl AsFd for Receiver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Asks for buffers beyond the system's limit, which takes a right that the cache's process does
+/// not have as a rule, and else for as much as the limit allows. What was granted is in the
+/// status, and drops are counted, so getting less is no error.
+fn size_buffers(socket: &RawSocket, bytes: usize) {
+    if sockopt::set_socket_recv_buffer_size_force(socket, bytes).is_err() {
+        let _ = socket.set_recv_buffer_size(bytes);
+    }
+    if sockopt::set_socket_send_buffer_size_force(socket, bytes).is_err() {
+        let _ = socket.set_send_buffer_size(bytes);
+    }
+}
+
+/// Whether `address` is one of this host's.
+pub(crate) fn is_local(address: SocketAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(address.ip(), 0)).is_ok()
+}
+
+/// Counts a datagram that could not be sent.
+pub(crate) fn count_send_error(counters: &Counters, error: &io::Error) {
+    let counter = match error.raw_os_error() {
+        Some(libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM) => &counters.net_send_full,
+        Some(libc::EPERM | libc::EACCES) => &counters.net_send_forbidden,
+        Some(libc::ENETUNREACH | libc::EHOSTUNREACH | libc::ENETDOWN | libc::EHOSTDOWN) => {
+            &counters.net_send_unreachable
         }
-        None
+        Some(libc::ECONNREFUSED) => &counters.net_send_refused,
+        Some(libc::EMSGSIZE) => &counters.net_send_too_big,
+        _ => &counters.net_send_errors,
+    };
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys;
+
+    fn bind(address: &str) -> Socket {
+        Socket::bind(address.parse().expect("an address"), 1 << 20).expect("a socket")
     }
 
-    /// Returns when something can be received; never, without sockets.
-    pub async fn readable(&self) {
-        async fn one(socket: Option<&UdpSocket>) {
-            match socket {
-                // An error shows at the next receive.
-                Some(socket) => drop(socket.readable().await),
-                None => std::future::pending().await,
-            }
-        }
-        tokio::select! {
-            () = one(self.v4.as_ref()) => {}
-            () = one(self.v6.as_ref()) => {}
-        }
+    #[test]
+    fn both_families_can_have_the_same_port() {
+        // Somebody else may have the port of the second family: then another pair is tried.
+        let both = (0..20).any(|_| {
+            let first = bind("[::]:0");
+            let second = SocketAddr::from(([0, 0, 0, 0], first.local.port()));
+            Socket::bind(second, 1 << 20).is_ok()
+        });
+        assert!(both);
     }
 
-    /// Datagrams dropped by the kernel for want of buffer space.
-    pub fn drops(&self) -> u64 {
-        self.v4
-            .iter()
-            .chain(&self.v6)
-            .filter_map(sys::socket_drops)
-            .sum()
+    #[test]
+    fn what_the_kernel_drops_is_counted() {
+        let (socket, sender) = (bind("127.0.0.1:0"), bind("127.0.0.1:0"));
+        assert_eq!(sys::socket_drops(&socket), Some(0));
+        for _ in 0..socket.receive_bytes / 1_200 + 100 {
+            // A full send buffer is no matter here: what counts is what the receiver drops.
+            let _ = sender.send(socket.local, &[0; 1_200]);
+        }
+        assert!(sys::socket_drops(&socket).is_some_and(|drops| drops > 0));
+    }
+
+    #[test]
+    fn send_errors_are_told_apart() {
+        let counters = Counters::default();
+        let socket = bind("127.0.0.1:0");
+        let error = socket.send(socket.local, &vec![0; 70_000]).unwrap_err();
+        count_send_error(&counters, &error);
+        let other_family = "[::1]:9".parse().unwrap();
+        count_send_error(&counters, &socket.send(other_family, &[0]).unwrap_err());
+        count_send_error(&counters, &io::Error::from_raw_os_error(libc::EPERM));
+        count_send_error(&counters, &io::Error::from_raw_os_error(libc::ENETUNREACH));
+        count_send_error(&counters, &io::Error::from_raw_os_error(libc::EAGAIN));
+        let counts = [
+            &counters.net_send_too_big,
+            &counters.net_send_errors,
+            &counters.net_send_forbidden,
+            &counters.net_send_unreachable,
+            &counters.net_send_full,
+        ];
+        assert_eq!(counts.map(|count| count.load(Ordering::Relaxed)), [1; 5]);
+    }
+
+    #[test]
+    fn this_hosts_addresses_are_known() {
+        assert!(is_local("127.0.0.1:9".parse().unwrap()));
+        assert!(!is_local("192.0.2.1:9".parse().unwrap()));
     }
 }

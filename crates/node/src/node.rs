@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use log::Level;
 use parking_lot::{Condvar, Mutex};
 use powderhorn_protocol::id::{MessageId, NodeId};
 use powderhorn_protocol::purge::Purge;
@@ -17,10 +18,11 @@ use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use crate::apply::Applier;
-use crate::config::Config;
+use crate::config::{Config, PeerConfig};
 use crate::counters::Counters;
-use crate::keys::{KeyError, KeyFile};
-use crate::net::{self, BindError};
+use crate::egress::Egress;
+use crate::keys::{KeyError, KeyFile, Keyring};
+use crate::net::{self, BindError, Socket};
 use crate::notices::Notices;
 use crate::runtime::Runtime;
 use crate::seal::Sealer;
@@ -32,6 +34,9 @@ pub(crate) type NodeCore = Core<MemoryStore, StdRng>;
 /// Why a node did not start. Nothing of it runs.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// There are peers and no key file is named.
+    #[error("fleet.key_file: needed where there are peers: nothing is sent in the clear")]
+    NoKeys,
     /// The key file is not usable.
     #[error("fleet.key_file: {0}")]
     Keys(#[from] KeyError),
@@ -73,13 +78,41 @@ pub(crate) struct Shared {
     /// Wakes the runtime.
     pub wake: Notify,
     pub counters: Counters,
-    pub notices: Mutex<Notices>,
+    pub notices: Notices,
     pub sockets: Vec<SocketInfo>,
-    pub key_ids: Mutex<Vec<String>>,
+    /// The other nodes; their places are their [`PeerId`]s.
+    pub peers: Vec<PeerConfig>,
+    pub egress: Egress,
+    /// Ids of the keys in use, and why a changed key file is not used, if so.
+    pub keys: Mutex<(Vec<String>, Option<String>)>,
     stop: AtomicBool,
-    /// Set by the runtime's thread as its last act.
-    pub ended: Mutex<bool>,
-    pub end: Condvar,
+    threads: Mutex<Threads>,
+    threads_changed: Condvar,
+}
+
+/// What the node's two threads are doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Threads {
+    pub runtime: RuntimeState,
+    pub applier: ApplierState,
+}
+
+/// What the runtime's thread is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RuntimeState {
+    Running,
+    /// It was told to, and has closed its sockets.
+    Ended,
+    /// It panicked too often.
+    GaveUp,
+}
+
+/// What the thread that the host lent to the applier is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ApplierState {
+    NotStarted,
+    Running,
+    Ended,
 }
 
 impl Shared {
@@ -93,6 +126,47 @@ impl Shared {
             self.ready.notify_one();
         }
     }
+
+    pub fn peer(&self, id: PeerId) -> Option<&PeerConfig> {
+        self.peers.get(usize::try_from(id.0).ok()?)
+    }
+
+    pub fn threads(&self) -> Threads {
+        *self.threads.lock()
+    }
+
+    pub fn set_runtime(&self, state: RuntimeState) {
+        self.threads.lock().runtime = state;
+        self.threads_changed.notify_all();
+    }
+
+    pub fn set_applier(&self, state: ApplierState) {
+        self.threads.lock().applier = state;
+        self.threads_changed.notify_all();
+    }
+
+    /// Tells both threads to end, and returns at once.
+    fn begin_stop(&self) {
+        {
+            // Under the core's lock, or an applier about to wait would miss it.
+            let _core = self.core.lock();
+            self.stop.store(true, Ordering::SeqCst);
+            self.ready.notify_all();
+        }
+        self.wake.notify_one();
+        // Likewise for a runtime about to wait after a panic.
+        drop(self.threads.lock());
+        self.threads_changed.notify_all();
+    }
+
+    /// Waits a while, or until the node is to stop; whether it is.
+    pub fn wait_for_stop(&self, while_: Duration) -> bool {
+        let mut threads = self.threads.lock();
+        let running = |_: &mut Threads| !self.stopping();
+        self.threads_changed
+            .wait_while_for(&mut threads, running, while_);
+        self.stopping()
+    }
 }
 
 /// The node id of a name: the first eight bytes of its SHA-256, little-endian.
@@ -102,94 +176,58 @@ pub fn node_id(name: &str) -> NodeId {
     NodeId(u64::from_le_bytes(id))
 }
 
-/// A running node. Clones are handles to the same one.
+/// A running node. Clones are handles to the same one; when the last is dropped, it stops.
 #[derive(Clone)]
 pub struct Node {
-    pub(crate) shared: Arc<Shared>,
-    applier_taken: Arc<AtomicBool>,
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+}
+
+/// Stops the node when nobody has a handle to it any more.
+struct Handle {
+    shared: Arc<Shared>,
+    applier_taken: AtomicBool,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.begin_stop();
+    }
 }
 
 impl Node {
     /// Binds the sockets, reads the keys and starts the node's thread. `cache_uptime` is how long
     /// ago the cache came up empty: older purges (plus a margin) need not be applied.
     pub fn start(config: Config, cache_uptime: Duration) -> Result<Node, StartError> {
-        let (mut key_file, mut sealer) = (None, None);
-        if let Some(path) = &config.key_file {
-            let (file, keyring) = KeyFile::open(path)?;
-            if file.world_readable() {
-                log::warn!(
-                    "{} can be read by everybody on this host: chmod 640 it, with the group of \
-                     the cache's user",
-                    path.display()
-                );
-            }
-            key_file = Some(file);
-            sealer = Some(Sealer::new(&config.fleet, keyring));
-        }
-        let mut bound = Vec::new();
-        // Without keys nothing can be opened, so nothing is listened to either.
-        for &address in config.listen.iter().filter(|_| sealer.is_some()) {
-            bound.push(net::bind(address, config.limits.socket_bytes)?);
-        }
-        let sockets = bound.iter().map(|bound| SocketInfo {
-            local: bound.local,
-            receive_bytes: bound.receive_bytes,
-            send_bytes: bound.send_bytes,
-        });
-        let sockets: Vec<SocketInfo> = sockets.collect();
-
-        let now = sys::boot_clock();
-        let mut rng = StdRng::from_os_rng();
-        let node = node_id(&config.name);
-        let identity = Identity {
-            node,
-            instance: rng.next_u64().max(1),
-            stamp: sys::wall_clock_ms(),
-        };
-        let store = MemoryStore::new();
-        let mut core = Core::new(
-            identity,
-            config.for_core(),
-            store,
-            rng,
-            now,
-            now - cache_uptime,
-        );
-        for (index, peer) in config.peers.iter().enumerate() {
-            core.add_peer(now, PeerId(index as u32), &peer.site);
-        }
-        let key_ids = sealer
-            .as_ref()
-            .map_or_else(Vec::new, |sealer| sealer.keyring().ids());
-        let shared = Arc::new(Shared {
-            node,
-            core: Mutex::new(core),
-            ready: Condvar::new(),
-            applier_idle: AtomicBool::new(false),
-            wake: Notify::new(),
-            counters: Counters::default(),
-            notices: Mutex::new(Notices::default()),
-            sockets,
-            key_ids: Mutex::new(key_ids),
-            stop: AtomicBool::new(false),
-            ended: Mutex::new(false),
-            end: Condvar::new(),
-            config,
-        });
-        Runtime::spawn(
-            shared.clone(),
-            sealer,
-            key_file,
-            bound.into_iter().map(|b| b.socket).collect(),
-        )?;
-        Ok(Node {
-            shared,
-            applier_taken: Arc::default(),
-        })
+        let (shared, key_file) = prepare(config, cache_uptime)?;
+        Self::run(shared, key_file)
     }
 
-    /// Issues a purge: it gets an id and goes to the whole fleet at once. The caller applies it to
-    /// the local cache and says so by [`Ticket::complete`].
+    /// The same, with a filter on all that it sends.
+    #[cfg(feature = "test-hooks")]
+    pub fn start_filtered(
+        config: Config,
+        cache_uptime: Duration,
+        filter: crate::hooks::OutgoingFilter,
+    ) -> Result<Node, StartError> {
+        let (shared, key_file) = prepare(config, cache_uptime)?;
+        shared.egress.sender.lock().filter = Some(filter);
+        Self::run(shared, key_file)
+    }
+
+    fn run(shared: Shared, key_file: Option<KeyFile>) -> Result<Node, StartError> {
+        let shared = Arc::new(shared);
+        Runtime::spawn(shared.clone(), key_file)?;
+        let handle = Arc::new(Handle {
+            shared: shared.clone(),
+            applier_taken: AtomicBool::new(false),
+        });
+        Ok(Node { shared, handle })
+    }
+
+    /// Issues a purge: it gets an id and goes to the whole fleet at once, from the calling thread
+    /// unless another one is sending. The caller applies it to the local cache and says so by
+    /// [`Ticket::complete`]. Waits for nobody.
     pub fn issue(&self, purge: Purge) -> Result<Ticket, IssueError> {
         if self.shared.stopping() {
             return Err(IssueError::Stopping);
@@ -199,17 +237,18 @@ impl Node {
             .core
             .lock()
             .handle_purge(sys::boot_clock(), purge)?;
-        self.shared.wake.notify_one();
-        Ok(Ticket {
+        let ticket = Ticket {
             shared: self.shared.clone(),
             id,
             completed: false,
-        })
+        };
+        self.shared.send_issued();
+        Ok(ticket)
     }
 
     /// What applies the fleet's purges to the cache: for one thread, so there is one to be had.
     pub fn applier(&self) -> Option<Applier> {
-        let taken = self.applier_taken.swap(true, Ordering::Relaxed);
+        let taken = self.handle.applier_taken.swap(true, Ordering::Relaxed);
         (!taken).then(|| Applier::new(self.shared.clone()))
     }
 
@@ -266,24 +305,21 @@ impl Node {
         crate::status::counters(&self.shared)
     }
 
-    /// Stops the node: whatever waits in it is woken. Whether its thread ended within `deadline`.
-    /// May be called again, and from any thread but the node's own.
+    /// Stops the node: sends what was issued, closes the sockets, has [`Applier::run`] return.
+    /// Whether all of that was done within `deadline`; what was not, still will be. May be called
+    /// again, by anybody; by the applier's own thread it cannot succeed.
     pub fn stop(&self, deadline: Duration) -> bool {
         let shared = &self.shared;
-        {
-            // Under the core's lock, or an applier about to wait would miss it.
-            let _core = shared.core.lock();
-            shared.stop.store(true, Ordering::Relaxed);
-            shared.ready.notify_all();
-        }
-        shared.wake.notify_one();
-        let mut ended = shared.ended.lock();
-        if !*ended {
-            shared
-                .end
-                .wait_while_for(&mut ended, |ended| !*ended, deadline);
-        }
-        *ended
+        shared.begin_stop();
+        let mut threads = shared.threads.lock();
+        let busy = |threads: &mut Threads| {
+            threads.runtime == RuntimeState::Running || threads.applier == ApplierState::Running
+        };
+        !shared
+            .threads_changed
+            .wait_while_for(&mut threads, busy, deadline)
+            .timed_out()
+            || !busy(&mut threads)
     }
 }
 
@@ -323,6 +359,113 @@ impl Ticket {
 
 impl Drop for Ticket {
     fn drop(&mut self) {
+        if !self.completed {
+            let counter = &self.shared.counters.tickets_dropped;
+            counter.fetch_add(1, Ordering::Relaxed);
+        }
         self.finish(Outcome::Failed);
     }
+}
+
+/// Everything that can fail before there is a thread.
+fn prepare(
+    config: Config,
+    cache_uptime: Duration,
+) -> Result<(Shared, Option<KeyFile>), StartError> {
+    let notices = Notices::default();
+    let (mut key_file, mut keyring) = (None, None);
+    if let Some(path) = &config.key_file {
+        let (file, keys) = KeyFile::open(path)?;
+        if file.world_readable() {
+            let text = format!(
+                "{} can be read by everybody on this host: chmod 640 it, with the group of the \
+                 cache's user",
+                path.display()
+            );
+            notices.say(Level::Warn, text);
+        }
+        (key_file, keyring) = (Some(file), Some(keys));
+    } else if !config.peers.is_empty() {
+        return Err(StartError::NoKeys);
+    }
+    let key_ids = keyring.as_ref().map_or_else(Vec::new, Keyring::ids);
+    let sealer = keyring.map(|keyring| Arc::new(Sealer::new(&config.fleet, keyring)));
+    let mut sockets = Vec::new();
+    // Without keys nothing can be opened, so nothing is listened to either.
+    for &address in config.listen.iter().filter(|_| sealer.is_some()) {
+        let socket = Socket::bind(address, config.limits.socket_bytes)?;
+        sockets.push(Arc::new(socket));
+    }
+    let peers = others(&config, &sockets, &notices);
+
+    let now = sys::boot_clock();
+    let mut rng = random()?;
+    let node = node_id(&config.name);
+    let identity = Identity {
+        node,
+        // 0 stands for whoever receives it.
+        instance: rng.next_u64().max(1),
+        stamp: sys::wall_clock_ms(),
+    };
+    let (store, cache_started) = (MemoryStore::new(), now - cache_uptime);
+    let mut core = Core::new(identity, config.for_core(), store, rng, now, cache_started);
+    for (id, peer) in (0..).map(PeerId).zip(&peers) {
+        core.add_peer(now, id, &peer.site);
+    }
+    let info = |socket: &Arc<Socket>| SocketInfo {
+        local: socket.local,
+        receive_bytes: socket.receive_bytes,
+        send_bytes: socket.send_bytes,
+    };
+    let shared = Shared {
+        node,
+        core: Mutex::new(core),
+        ready: Condvar::new(),
+        applier_idle: AtomicBool::new(false),
+        wake: Notify::new(),
+        counters: Counters::default(),
+        notices,
+        sockets: sockets.iter().map(info).collect(),
+        peers,
+        egress: Egress::new(sockets, sealer, random()?),
+        keys: Mutex::new((key_ids, None)),
+        stop: AtomicBool::new(false),
+        threads: Mutex::new(Threads {
+            runtime: RuntimeState::Running,
+            applier: ApplierState::NotStarted,
+        }),
+        threads_changed: Condvar::new(),
+        config,
+    };
+    Ok((shared, key_file))
+}
+
+fn random() -> Result<StdRng, StartError> {
+    StdRng::try_from_os_rng().map_err(|error| StartError::Runtime(io::Error::other(error)))
+}
+
+/// The peers without this node itself. It is known by its address only: a name may be somebody
+/// else's by mistake, and then both must meet so that the mistake is noticed.
+fn others(config: &Config, sockets: &[Arc<Socket>], notices: &Notices) -> Vec<PeerConfig> {
+    let is_self = |peer: &&PeerConfig| {
+        config.advertise == Some(peer.address)
+            || sockets.iter().any(|socket| {
+                let own = socket.local;
+                let wildcard = own.ip().is_unspecified()
+                    && own.port() == peer.address.port()
+                    && own.is_ipv4() == peer.address.is_ipv4();
+                own == peer.address || (wildcard && net::is_local(peer.address))
+            })
+    };
+    let others = config.peers.iter().filter(|peer| !is_self(peer));
+    let others: Vec<PeerConfig> = others.cloned().collect();
+    for peer in others.iter().filter(|peer| peer.name == config.name) {
+        let text = format!(
+            "peer {} at {} has this node's name, and no address of this host: if it is this node, \
+             set node.advertise; if not, two nodes have one name",
+            peer.name, peer.address
+        );
+        notices.say(Level::Warn, text);
+    }
+    others
 }

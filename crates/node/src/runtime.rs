@@ -1,338 +1,290 @@
-//! The node's own thread: receives, opens, feeds the core, seals, sends, and wakes in time.
+//! The node's own thread: receives, opens, feeds the core, keeps its time, and sends what others
+//! have not sent yet.
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use log::Level;
+use powderhorn_protocol::PeerId;
 use powderhorn_protocol::bounds::DATAGRAM_BYTES_MAX;
 use powderhorn_protocol::time::Time;
-use powderhorn_protocol::{Event, PeerId, To, Transmit};
 
 use crate::keys::KeyFile;
-use crate::net::Sockets;
-use crate::node::Shared;
+use crate::net::Receiver;
+use crate::node::{RuntimeState, Shared};
 use crate::seal::{OpenError, Sealer};
-use crate::sys;
+use crate::{events, sys};
 
-/// Datagrams received before it is time to send again.
+/// Datagrams received from a socket before it is time to send again.
 const RECEIVE_BATCH: usize = 64;
-/// Datagrams taken from the core before they are sent.
-const TRANSMIT_BATCH: usize = 32;
+/// Datagrams sent before it is time to receive again.
+const SEND_BATCH: usize = 64;
+/// Datagrams sent when the node stops, so that what was issued last gets out.
+const STOP_SEND_MAX: usize = 4_096;
 /// How often the key file and the kernel's counters are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// The runtime is started anew after a panic, so often; beyond, the node only applies what it has
 /// and says in its status that it is deaf.
-const PANICS_MAX: u64 = 16;
+const PANICS_MAX: u32 = 16;
+/// How long after a panic: not in a hot loop, whatever it is that panics.
+const RESTART_DELAY: Duration = Duration::from_millis(100);
+/// A run as long as this makes earlier panics count no more.
+const GOOD_RUN: Duration = Duration::from_secs(600);
 
 pub(crate) struct Runtime {
     shared: Arc<Shared>,
-    sealer: Option<Sealer>,
+    sockets: Vec<Receiver>,
+    sealer: Option<Arc<Sealer>>,
     key_file: Option<KeyFile>,
     peers: HashMap<SocketAddr, PeerId>,
-    addresses: Vec<SocketAddr>,
-    rng: rand::rngs::ThreadRng,
-    sealed: Vec<u8>,
     housekeeping: Instant,
 }
 
 impl Runtime {
     /// Starts the thread.
-    pub fn spawn(
-        shared: Arc<Shared>,
-        sealer: Option<Sealer>,
-        key_file: Option<KeyFile>,
-        sockets: Vec<UdpSocket>,
-    ) -> io::Result<()> {
+    pub fn spawn(shared: Arc<Shared>, key_file: Option<KeyFile>) -> io::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
+        let (sockets, sealer) = {
+            let sender = shared.egress.sender.lock();
+            (sender.sockets.clone(), sender.sealer.clone())
+        };
         let sockets = {
             let _entered = runtime.enter();
-            Sockets::new(sockets)?
+            let receivers = sockets.iter().map(|socket| socket.receiver());
+            receivers.collect::<io::Result<_>>()?
+        };
+        let addresses = shared.peers.iter().map(|peer| peer.address);
+        let mut state = Runtime {
+            peers: addresses.zip(0..).map(|(a, i)| (a, PeerId(i))).collect(),
+            sockets,
+            sealer,
+            key_file,
+            housekeeping: Instant::now(),
+            shared: shared.clone(),
         };
         std::thread::Builder::new()
             .name("powderhorn".into())
             .spawn(move || {
-                let ending = shared.clone();
-                let addresses: Vec<SocketAddr> = shared
-                    .config
-                    .peers
-                    .iter()
-                    .map(|peer| peer.address)
-                    .collect();
-                let peers = addresses
-                    .iter()
-                    .zip(0..)
-                    .map(|(&address, i)| (address, PeerId(i)));
-                let mut state = Runtime {
-                    key_file,
-                    sealer,
-                    peers: peers.collect(),
-                    addresses,
-                    rng: rand::rng(),
-                    sealed: Vec::with_capacity(DATAGRAM_BYTES_MAX),
-                    housekeeping: Instant::now(),
-                    shared,
-                };
-                loop {
-                    let run = || runtime.block_on(state.run(&sockets));
-                    if catch_unwind(AssertUnwindSafe(run)).is_ok() {
-                        break;
-                    }
-                    let panics = ending
-                        .counters
-                        .runtime_panics
-                        .fetch_add(1, Ordering::Relaxed)
-                        + 1;
-                    notice(
-                        &ending,
-                        log::Level::Error,
-                        "the runtime panicked and was started again",
-                    );
-                    if panics >= PANICS_MAX {
-                        notice(
-                            &ending,
-                            log::Level::Error,
-                            "the runtime gave up after too many panics",
-                        );
-                        break;
-                    }
-                    // Not in a hot loop, whatever it is that panics.
-                    std::thread::sleep(Duration::from_millis(100));
-                }
-                // The addresses are free for a successor before anybody hears that this one has ended.
-                drop(sockets);
+                let end = state.supervise(&runtime);
+                // The addresses are free for a successor before anybody hears of the end.
+                shared.egress.sender.lock().sockets.clear();
+                drop(state);
                 drop(runtime);
-                *ending.ended.lock() = true;
-                ending.end.notify_all();
+                shared.set_runtime(end);
             })?;
         Ok(())
     }
 
-    async fn run(&mut self, sockets: &Sockets) {
-        let shared = self.shared.clone();
-        let mut transmits: Vec<Transmit> = Vec::with_capacity(TRANSMIT_BATCH);
-        while !shared.stopping() {
-            let received = self.receive(sockets);
-            let timeout = self.drive(&mut transmits);
-            let sent = !transmits.is_empty();
-            for transmit in transmits.drain(..) {
-                self.send(sockets, &transmit);
+    /// Runs, and runs again after a panic: one bad moment must not make the node deaf for good.
+    fn supervise(&mut self, runtime: &tokio::runtime::Runtime) -> RuntimeState {
+        let mut panics = 0;
+        loop {
+            let started = Instant::now();
+            let run = || runtime.block_on(self.run());
+            if catch_unwind(AssertUnwindSafe(run)).is_ok() {
+                return RuntimeState::Ended;
             }
+            let shared = &self.shared;
+            let counter = &shared.counters.runtime_panics;
+            counter.fetch_add(1, Ordering::Relaxed);
+            if started.elapsed() >= GOOD_RUN {
+                panics = 0;
+            }
+            panics += 1;
+            if panics >= PANICS_MAX {
+                let text = "the runtime gave up after too many panics: restart Varnish";
+                shared.notices.say(Level::Error, text.into());
+                return RuntimeState::GaveUp;
+            }
+            let text = "the runtime panicked and is started again";
+            shared.notices.say(Level::Error, text.into());
+            if shared.wait_for_stop(RESTART_DELAY) {
+                return RuntimeState::Ended;
+            }
+        }
+    }
+
+    async fn run(&mut self) {
+        let shared = self.shared.clone();
+        loop {
+            // tokio looks at its sockets when it is its turn, which other wake-ups must not keep
+            // it from.
+            tokio::task::yield_now().await;
+            let more = self.receive();
+            let timeout = self.keep_time();
+            shared.send_waiting(SEND_BATCH);
             if self.housekeeping.elapsed() >= HOUSEKEEPING {
                 self.housekeeping = Instant::now();
-                self.keep_house(sockets);
+                self.keep_house();
             }
-            if received == RECEIVE_BATCH || sent {
-                // There may be more to do; but let tokio look at its sockets first.
-                tokio::task::yield_now().await;
+            if shared.stopping() {
+                shared.send_waiting(STOP_SEND_MAX);
+                return;
+            }
+            if more {
                 continue;
             }
-            let now = sys::boot_clock();
-            let wait = timeout.since(now).min(HOUSEKEEPING);
-            let (readable, wake) = (pin!(sockets.readable()), pin!(shared.wake.notified()));
+            let wait = timeout.since(sys::boot_clock()).min(HOUSEKEEPING);
             tokio::select! {
-                () = readable => {}
-                () = wake => {}
+                () = readable(&self.sockets) => {}
+                () = shared.wake.notified() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
     }
 
-    /// Receives a batch; how many came.
-    fn receive(&mut self, sockets: &Sockets) -> usize {
-        let shared = self.shared.clone();
-        let counters = &shared.counters;
+    /// Receives a batch from each socket; whether there may be more.
+    fn receive(&mut self) -> bool {
         // One byte more than a datagram may have, so that a longer one is seen to be longer.
         let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
-        for received in 0..RECEIVE_BATCH {
-            let (len, from) = match sockets.receive(&mut buffer) {
-                None => return received,
-                Some(Ok(received)) => received,
-                Some(Err(_)) => {
+        let mut more = false;
+        for socket in &self.sockets {
+            more |= self.receive_from(socket, &mut buffer);
+        }
+        more
+    }
+
+    fn receive_from(&self, socket: &Receiver, buffer: &mut [u8]) -> bool {
+        let counters = &self.shared.counters;
+        for _ in 0..RECEIVE_BATCH {
+            match socket.receive(buffer) {
+                Ok((len, from)) => {
+                    self.take(buffer.get_mut(..len).unwrap_or_default(), from);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                // An earlier datagram was refused where it went, for example.
+                Err(_) => {
                     counters.net_receive_errors.fetch_add(1, Ordering::Relaxed);
-                    continue;
-                }
-            };
-            counters.net_datagrams_in.fetch_add(1, Ordering::Relaxed);
-            counters
-                .net_bytes_in
-                .fetch_add(len as u64, Ordering::Relaxed);
-            let Some(&peer) = self.peers.get(&from) else {
-                counters.net_strangers.fetch_add(1, Ordering::Relaxed);
-                continue;
-            };
-            let (Some(sealer), Some(datagram)) = (&self.sealer, buffer.get_mut(..len)) else {
-                continue;
-            };
-            match sealer.open(datagram) {
-                Ok(plaintext) => {
-                    let mut core = shared.core.lock();
-                    core.handle_datagram(sys::boot_clock(), peer, plaintext);
-                    shared.wake_applier(&core);
-                }
-                Err(error) => {
-                    let counter = match error {
-                        OpenError::Length => &counters.seal_length,
-                        OpenError::Version(_) => &counters.seal_version,
-                        OpenError::UnknownKey => &counters.seal_unknown_key,
-                        OpenError::Broken => &counters.seal_broken,
-                    };
-                    counter.fetch_add(1, Ordering::Relaxed);
                 }
             }
         }
-        RECEIVE_BATCH
+        true
     }
 
-    /// Lets the core do what is due and takes what is to be sent; when it wants to be called next.
-    fn drive(&mut self, transmits: &mut Vec<Transmit>) -> Time {
-        let mut events = Vec::new();
-        let timeout = {
-            let mut core = self.shared.core.lock();
-            let now = sys::boot_clock();
-            if now >= core.poll_timeout() {
-                core.handle_timeout(now);
-                self.shared.wake_applier(&core);
-            }
-            while transmits.len() < TRANSMIT_BATCH {
-                let Some(transmit) = core.poll_transmit(now) else {
-                    break;
-                };
-                transmits.push(transmit);
-            }
-            while let Some(event) = core.poll_event() {
-                events.push(event);
-            }
-            core.poll_timeout()
+    /// Takes one datagram. What is no peer's, or does not open, costs no more than a look.
+    fn take(&self, datagram: &mut [u8], from: SocketAddr) {
+        let shared = &self.shared;
+        let counters = &shared.counters;
+        let len = datagram.len() as u64;
+        counters.net_datagrams_in.fetch_add(1, Ordering::Relaxed);
+        counters.net_bytes_in.fetch_add(len, Ordering::Relaxed);
+        let Some(&peer) = self.peers.get(&from) else {
+            counters.net_strangers.fetch_add(1, Ordering::Relaxed);
+            return;
         };
-        for event in events {
-            self.tell(&event);
+        let Some(sealer) = &self.sealer else { return };
+        match sealer.open(datagram) {
+            Ok(plaintext) => {
+                let mut core = shared.core.lock();
+                let reflected = core.stats().reflected;
+                core.handle_datagram(sys::boot_clock(), peer, plaintext);
+                shared.wake_applier(&core);
+                if core.stats().reflected != reflected {
+                    drop(core);
+                    let notices = &shared.notices;
+                    notices.say_now_and_then("reflected", Level::Warn, || {
+                        format!("peer {from} is this node itself: set node.advertise to {from}")
+                    });
+                }
+            }
+            Err(error) => self.refuse(from, error),
+        }
+    }
+
+    /// Counts what did not open. It came from a peer's address, but that proves nothing.
+    fn refuse(&self, from: SocketAddr, error: OpenError) {
+        let counters = &self.shared.counters;
+        let counter = match error {
+            OpenError::Length => &counters.seal_length,
+            OpenError::Version(_) => &counters.seal_version,
+            OpenError::UnknownKey => &counters.seal_unknown_key,
+            OpenError::Broken => &counters.seal_broken,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+        if matches!(error, OpenError::UnknownKey | OpenError::Broken) {
+            let notices = &self.shared.notices;
+            notices.say_now_and_then("datagrams that do not open", Level::Warn, || {
+                format!("dropped a datagram from {from}: {error}; compare fleet.name and keys")
+            });
+        }
+    }
+
+    /// Lets the core do what is due; when it wants to be called next.
+    fn keep_time(&self) -> Time {
+        let shared = &self.shared;
+        let mut core = shared.core.lock();
+        let now = sys::boot_clock();
+        if now >= core.poll_timeout() {
+            core.handle_timeout(now);
+            shared.wake_applier(&core);
+        }
+        let mut events = Vec::new();
+        while let Some(event) = core.poll_event() {
+            events.push(event);
+        }
+        let timeout = core.poll_timeout();
+        drop(core);
+        for event in &events {
+            events::tell(shared, event);
         }
         timeout
     }
 
-    fn send(&mut self, sockets: &Sockets, transmit: &Transmit) {
-        let Some(sealer) = &self.sealer else { return };
-        let counters = &self.shared.counters;
-        let (payload, sealed) = (&transmit.payload, &mut self.sealed);
-        if sealer.seal(&mut self.rng, payload, sealed).is_err() {
-            counters.seal_failed.fetch_add(1, Ordering::Relaxed);
-            return;
+    fn keep_house(&mut self) {
+        let shared = &self.shared;
+        let counters = &shared.counters;
+        let drops = self.sockets.iter().filter_map(sys::socket_drops).sum();
+        let before = counters.net_kernel_drops.swap(drops, Ordering::Relaxed);
+        if drops > before {
+            let notices = &shared.notices;
+            notices.say_now_and_then("kernel drops", Level::Warn, || {
+                "the kernel dropped datagrams because a receive buffer was full: raise \
+                 net.core.rmem_max, and limits.socket_bytes"
+                    .into()
+            });
         }
-        let one;
-        let to: &[SocketAddr] = match transmit.to {
-            To::All => &self.addresses,
-            To::Peer(PeerId(index)) => {
-                let Some(&address) = self.addresses.get(index as usize) else {
-                    return;
-                };
-                one = [address];
-                &one
-            }
-        };
-        for &address in to {
-            match sockets.send(address, &self.sealed) {
-                Ok(()) => {
-                    counters.net_datagrams_out.fetch_add(1, Ordering::Relaxed);
-                    counters
-                        .net_bytes_out
-                        .fetch_add(self.sealed.len() as u64, Ordering::Relaxed);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    counters.net_send_full.fetch_add(1, Ordering::Relaxed);
-                }
-                Err(_) => {
-                    counters.net_send_errors.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-        }
-    }
-
-    fn keep_house(&mut self, sockets: &Sockets) {
-        self.shared
-            .counters
-            .net_kernel_drops
-            .store(sockets.drops(), Ordering::Relaxed);
-        let (Some(key_file), Some(sealer)) = (&mut self.key_file, &mut self.sealer) else {
-            return;
-        };
-        let counters = &self.shared.counters;
-        match key_file.poll() {
+        match self.key_file.as_mut().and_then(KeyFile::poll) {
             None => {}
             Some(Ok(keyring)) => {
                 let ids = keyring.ids();
-                sealer.set_keyring(keyring);
-                counters.keys_reloaded.fetch_add(1, Ordering::Relaxed);
                 let text = format!(
                     "keys read again: sealing with {}",
                     ids.join(", opening also ")
                 );
-                notice(&self.shared, log::Level::Info, &text);
-                *self.shared.key_ids.lock() = ids;
+                let sealer = Arc::new(Sealer::new(&shared.config.fleet, keyring));
+                self.sealer = Some(sealer.clone());
+                shared.egress.sender.lock().sealer = Some(sealer);
+                *shared.keys.lock() = (ids, None);
+                counters.keys_reloaded.fetch_add(1, Ordering::Relaxed);
+                shared.notices.say(Level::Info, text);
             }
             Some(Err(error)) => {
                 counters.keys_reload_failed.fetch_add(1, Ordering::Relaxed);
+                shared.keys.lock().1 = Some(error.to_string());
                 let text = format!("the keys in use stay: {error}");
-                notice(&self.shared, log::Level::Error, &text);
+                shared.notices.say(Level::Error, text);
             }
         }
     }
-
-    fn tell(&self, event: &Event) {
-        let who = |peer: PeerId| {
-            let config = self.shared.config.peers.get(peer.0 as usize);
-            config.map_or_else(String::new, |peer| match peer.name.as_str() {
-                "" => peer.address.to_string(),
-                name => format!("{name} ({})", peer.address),
-            })
-        };
-        let own = &self.shared.config.name;
-        let (level, text) = match *event {
-            Event::PeerUp(peer) => (log::Level::Info, format!("peer up: {}", who(peer))),
-            Event::PeerDown(peer) => (log::Level::Warn, format!("peer silent: {}", who(peer))),
-            Event::PeerRestarted(peer) => {
-                (log::Level::Info, format!("peer restarted: {}", who(peer)))
-            }
-            Event::DuplicateNode {
-                first: None,
-                second,
-                ..
-            } => (
-                log::Level::Error,
-                format!("{} has this node's name, {own}", who(second)),
-            ),
-            Event::DuplicateNode {
-                first: Some(first),
-                second,
-                ..
-            } => (
-                log::Level::Error,
-                format!("{} and {} have one name", who(first), who(second)),
-            ),
-            Event::Reopened { from, to } => (
-                log::Level::Error,
-                format!("another process speaks as this node: {from} is left for {to}"),
-            ),
-            Event::UnsupportedOp(id, op) => (
-                log::Level::Warn,
-                format!("purge {id} is of a later version (op {op}): relayed, not applied"),
-            ),
-            Event::TooManyStreams(stream) => (
-                log::Level::Error,
-                format!("too many streams: {stream} is not followed"),
-            ),
-        };
-        notice(&self.shared, level, &text);
-    }
 }
 
-fn notice(shared: &Shared, level: log::Level, text: &str) {
-    log::log!(level, "{text}");
-    shared.notices.lock().push(text.to_owned());
+/// Waits until a socket may have something; for ever, without sockets.
+async fn readable(sockets: &[Receiver]) {
+    std::future::poll_fn(|context: &mut Context<'_>| {
+        let ready = |socket: &Receiver| socket.poll_readable(context).is_ready();
+        // Each is asked, so that each will wake this.
+        match sockets.iter().map(ready).fold(false, |any, one| any | one) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
 }

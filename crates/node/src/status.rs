@@ -4,9 +4,10 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use powderhorn_protocol::StreamView;
+use powderhorn_protocol::ranges::RangeSet;
 use serde::Serialize;
 
-use crate::node::{NodeCore, Shared};
+use crate::node::{ApplierState, NodeCore, RuntimeState, Shared};
 use crate::sys;
 
 /// The state of a node and, as far as it knows, of its fleet, at one moment.
@@ -42,10 +43,20 @@ pub struct Status {
     pub wanted: u64,
     /// Messages received and waiting for the cache.
     pub ready: u64,
+    /// Messages handed to the cache, or to be handed to it again, without an answer yet.
+    pub in_flight: u64,
+    /// Messages of kinds that this version cannot apply; they are passed on.
+    pub unsupported: u64,
+    /// "running", "ended", or "gave up" after too many panics.
+    pub runtime: &'static str,
+    /// The thread that applies purges: "running", "ended" or "not started".
+    pub applier: &'static str,
     /// Sockets.
     pub sockets: Vec<SocketStatus>,
     /// Ids of the keys, the sealing one first.
     pub keys: Vec<String>,
+    /// Why the changed key file is not used; null if it is.
+    pub key_error: Option<String>,
     /// All counters, by name.
     pub counters: std::collections::BTreeMap<&'static str, u64>,
     /// The latest notices, oldest first.
@@ -100,6 +111,34 @@ pub struct Notice {
     pub text: String,
 }
 
+/// Purges that wait for the cache without being worth a word in the verdict.
+const WAITING_FINE: u64 = 1_000;
+
+impl PeerStatus {
+    /// Its name, if it is known.
+    fn who(&self) -> &str {
+        if self.name.is_empty() {
+            &self.address
+        } else {
+            &self.name
+        }
+    }
+}
+
+/// How many messages are held and neither waiting for the cache nor answered by it.
+fn in_flight(core: &NodeCore) -> u64 {
+    let mut unanswered = 0u64;
+    for stream in core.streams() {
+        let answered = |set: &RangeSet| {
+            let parts = stream.held.iter().flat_map(|range| set.within(range));
+            parts.fold(0u64, |n, part| n + (part.end() - part.start() + 1))
+        };
+        let held = stream.held.count();
+        unanswered += held.saturating_sub(answered(stream.seen) + answered(stream.unsupported));
+    }
+    unanswered.saturating_sub(core.ready_count())
+}
+
 impl Status {
     pub(crate) fn take(shared: &Shared) -> Status {
         let core = shared.core.lock();
@@ -110,7 +149,7 @@ impl Status {
             .entry(shared.node)
             .or_default()
             .push((shared.config.name.clone(), "this node".into()));
-        for (view, config) in core.peers().zip(&shared.config.peers) {
+        for (view, config) in core.peers().zip(&shared.peers) {
             let told = |configured: &str, told: &str| {
                 if configured.is_empty() {
                     told.to_owned()
@@ -159,8 +198,10 @@ impl Status {
             })
             .collect();
         let (mut streams, mut held, mut wanted) = (0, 0u64, 0u64);
+        let mut unsupported = 0;
         for stream in core.streams() {
             streams += 1;
+            unsupported += stream.unsupported.count();
             held = held.saturating_add(stream.held.count());
             wanted = wanted.saturating_add(stream.wanted);
         }
@@ -177,6 +218,9 @@ impl Status {
                 .map(|(name, _, value)| (name, value)),
         );
         let ready = core.ready_count();
+        let in_flight = in_flight(&core);
+        let (keys, key_error) = shared.keys.lock().clone();
+        let threads = shared.threads();
         let mut status = Status {
             verdict: String::new(),
             version: crate::VERSION,
@@ -197,8 +241,21 @@ impl Status {
             held_bytes: core.held_bytes(),
             wanted,
             ready,
+            in_flight,
+            unsupported,
+            runtime: match threads.runtime {
+                RuntimeState::Running => "running",
+                RuntimeState::Ended => "ended",
+                RuntimeState::GaveUp => "gave up",
+            },
+            applier: match threads.applier {
+                ApplierState::NotStarted => "not started",
+                ApplierState::Running => "running",
+                ApplierState::Ended => "ended",
+            },
             sockets: Vec::new(),
-            keys: shared.key_ids.lock().clone(),
+            keys,
+            key_error,
             counters,
             notices: Vec::new(),
         };
@@ -210,19 +267,18 @@ impl Status {
                 receive_bytes: socket.receive_bytes,
                 send_bytes: socket.send_bytes,
             }));
-        let notices = shared.notices.lock().list();
+        let notices = shared.notices.list();
         status.notices.extend(
             notices
                 .into_iter()
                 .map(|(wall_ms, text)| Notice { wall_ms, text }),
         );
-        let deaf = *shared.ended.lock() && !shared.stopping();
-        status.verdict = status.judge(deaf, shared.stopping());
+        status.verdict = status.judge(shared.stopping());
         status
     }
 
     /// The verdict is about this node: what its peers have applied, it does not know.
-    fn judge(&self, deaf: bool, stopping: bool) -> String {
+    fn judge(&self, stopping: bool) -> String {
         let down: Vec<&PeerStatus> = self
             .peers
             .iter()
@@ -232,10 +288,16 @@ impl Status {
         if stopping {
             troubles.push("stopping".to_owned());
         }
-        if deaf {
+        if self.runtime == "gave up" {
             troubles.push(
                 "the runtime gave up: neither sends nor receives; restart varnish".to_owned(),
             );
+        }
+        if self.applier != "running" && !stopping && (self.ready > 0 || !self.peers.is_empty()) {
+            troubles.push(format!(
+                "the apply thread is {}: the fleet's purges are not applied",
+                self.applier
+            ));
         }
         for duplicate in &self.duplicate_names {
             troubles.push(format!(
@@ -245,29 +307,47 @@ impl Status {
             ));
         }
         if let Some(worst) = down.first() {
-            let name = if worst.name.is_empty() {
-                &worst.address
-            } else {
-                &worst.name
-            };
             troubles.push(format!(
-                "{} of {} peers not heard, {name} first",
+                "{} of {} peers not heard, {} first",
                 down.len(),
-                self.peers.len()
+                self.peers.len(),
+                worst.who()
             ));
         }
         if self.wanted > 0 {
             troubles.push(format!("{} purges known and not yet received", self.wanted));
         }
-        if self.ready > 0 {
-            troubles.push(format!("{} purges wait for the cache", self.ready));
+        let waiting = self.ready + self.in_flight;
+        // A few are always under way when purges pour in.
+        if waiting > WAITING_FINE {
+            troubles.push(format!("{waiting} purges wait for the cache"));
         }
+        if self.unsupported > 0 {
+            troubles.push(format!(
+                "{} purges are of a later version and NOT applied here: upgrade this node",
+                self.unsupported
+            ));
+        }
+        if let Some(error) = &self.key_error {
+            troubles.push(format!("the changed key file is not used: {error}"));
+        }
+        // All that is said here is as old as the news that it rests on.
+        let heard = |peer: &PeerStatus| Some((peer.heard_ms?, peer.who().to_owned()));
+        let oldest = self.peers.iter().filter(|peer| peer.state == "up");
+        let fresh = match oldest.filter_map(heard).max() {
+            Some((ms, from)) => format!("; oldest news {:.1} s, from {from}", ms as f64 / 1e3),
+            None => String::new(),
+        };
         if !troubles.is_empty() {
-            return troubles.join("; ");
+            return troubles.join("; ") + &fresh;
         }
+        let applied = match waiting {
+            0 => "all purges known here applied here".to_owned(),
+            n => format!("all purges known here applied here but the latest {n}"),
+        };
         match self.peers.len() {
-            0 => "ok: a single node, all purges applied here".to_owned(),
-            n => format!("ok: {n} of {n} peers up, all purges known here applied here"),
+            0 => format!("ok: a single node, {applied}"),
+            n => format!("ok: {n} of {n} peers up, {applied}{fresh}"),
         }
     }
 
@@ -304,20 +384,21 @@ impl Status {
                 socket.address, socket.receive_bytes, socket.send_bytes
             )?;
         }
-        if !self.keys.is_empty() {
-            writeln!(
-                out,
-                "keys     {} (seals){}",
-                self.keys[0],
-                self.keys[1..]
-                    .iter()
-                    .fold(String::new(), |text, key| text + " " + key)
-            )?;
+        if let Some((first, others)) = self.keys.split_first() {
+            let others = others
+                .iter()
+                .fold(String::new(), |text, key| text + " " + key);
+            writeln!(out, "keys     {first} (seals){others}")?;
         }
         writeln!(
             out,
-            "purges   {} held ({} B) in {} streams, {} wanted, {} waiting for the cache",
-            self.held, self.held_bytes, self.streams, self.wanted, self.ready
+            "threads  runtime {}, applier {}",
+            self.runtime, self.applier
+        )?;
+        writeln!(
+            out,
+            "purges   {} held ({} B) in {} streams, {} wanted, {} waiting for the cache, {} in flight",
+            self.held, self.held_bytes, self.streams, self.wanted, self.ready, self.in_flight
         )?;
         for duplicate in &self.duplicate_names {
             writeln!(
@@ -395,8 +476,8 @@ pub(crate) fn digest_text(core: &NodeCore, bytes_max: usize) -> String {
 const RANGES_SHOWN: usize = 8;
 
 fn stream_line(stream: &StreamView<'_>) -> String {
-    let ranges = |set: &powderhorn_protocol::ranges::RangeSet| {
-        let mut shown = powderhorn_protocol::ranges::RangeSet::new();
+    let ranges = |set: &RangeSet| {
+        let mut shown = RangeSet::new();
         set.iter()
             .rev()
             .take(RANGES_SHOWN)
@@ -457,7 +538,7 @@ pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
     list.push(gauge(
         "peers",
         "Peers configured.",
-        shared.config.peers.len() as u64,
+        shared.peers.len() as u64,
     ));
     list.push(gauge("peers_up", "Peers heard of lately.", up));
     list.push(gauge(

@@ -1,0 +1,52 @@
+//! From the core's events to lines for people.
+
+use log::Level;
+use powderhorn_protocol::{Event, PeerId};
+
+use crate::node::Shared;
+
+/// Says what has happened.
+pub(crate) fn tell(shared: &Shared, event: &Event) {
+    let who = |peer: PeerId| {
+        let config = shared.peer(peer);
+        config.map_or_else(String::new, |peer| match peer.name.as_str() {
+            "" => peer.address.to_string(),
+            name => format!("{name} ({})", peer.address),
+        })
+    };
+    let own = &shared.config.name;
+    let notices = &shared.notices;
+    match *event {
+        Event::PeerUp(peer) => notices.say(Level::Info, format!("peer up: {}", who(peer))),
+        Event::PeerDown(peer) => notices.say(Level::Warn, format!("peer silent: {}", who(peer))),
+        Event::PeerRestarted(peer) => {
+            notices.say(Level::Info, format!("peer restarted: {}", who(peer)));
+        }
+        Event::Reopened { from, to } => {
+            let text = format!("another process speaks as this node: {from} is left for {to}");
+            notices.say(Level::Error, text);
+        }
+        // These go on for as long as their cause does.
+        Event::DuplicateNode {
+            node,
+            first,
+            second,
+        } => {
+            let subject = format!("duplicate {node} {first:?} {second:?}");
+            notices.say_now_and_then(&subject, Level::Error, || match first {
+                None => format!("{} has this node's name, {own}", who(second)),
+                Some(first) => format!("{} and {} have one name", who(first), who(second)),
+            });
+        }
+        Event::UnsupportedOp(id, op) => {
+            notices.say_now_and_then(&format!("op {op}"), Level::Warn, || {
+                format!("purge {id} is of a later version (op {op}): relayed, not applied")
+            });
+        }
+        Event::TooManyStreams(stream) => {
+            notices.say_now_and_then("streams", Level::Error, || {
+                format!("too many streams: {stream} is not followed")
+            });
+        }
+    }
+}
