@@ -415,7 +415,7 @@ fn explain(fleet: &Fleet, out: &Out) {
    # A look inside node-3
    curl http://{three_url}/.fleet/status
    {enter}varnishadm -n {workdir} vcl.list
-   {enter}varnishstat -n {workdir} -1 -f 'POWDERHORN.*'
+   {enter}varnishstat -n {workdir} -1 -f 'MAIN.cache_*' -f MAIN.n_obj_purged
    {enter}varnishlog -n {workdir} -g request"
     ));
 }
