@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use powderhorn_node::hooks::OutgoingFilter;
 use powderhorn_node::{
     Cache, Config, Job, Limits, MessageId, Node, Outcome, PeerConfig, Purge, Ticket,
 };
@@ -47,7 +48,8 @@ impl Record {
     }
 }
 
-struct Recorder(Arc<Record>);
+/// Writes down what it is asked to purge.
+pub struct Recorder(Arc<Record>);
 
 fn take_one(counter: &AtomicU32) -> bool {
     counter
@@ -84,10 +86,31 @@ impl TestNode {
     }
 
     pub fn start_with(config: Config, cache_uptime: Duration) -> TestNode {
-        let node = Node::start(config, cache_uptime).unwrap();
+        Self::lend_thread(Node::start(config, cache_uptime).unwrap(), |cache| cache)
+    }
+
+    /// With a filter on all that it sends.
+    pub fn start_filtered(config: Config, filter: OutgoingFilter) -> TestNode {
+        let node = Node::start_filtered(config, Duration::from_secs(3_600), filter);
+        Self::lend_thread(node.unwrap(), |cache| cache)
+    }
+
+    /// With a cache that stands in front of the recording one.
+    pub fn start_cached<C: Cache + Send + 'static>(
+        config: Config,
+        cache: impl FnOnce(Recorder) -> C,
+    ) -> TestNode {
+        let node = Node::start(config, Duration::from_secs(3_600));
+        Self::lend_thread(node.unwrap(), cache)
+    }
+
+    fn lend_thread<C: Cache + Send + 'static>(
+        node: Node,
+        cache: impl FnOnce(Recorder) -> C,
+    ) -> TestNode {
         let record = Arc::new(Record::default());
         let mut applier = node.applier().unwrap();
-        let mut cache = Recorder(record.clone());
+        let mut cache = cache(Recorder(record.clone()));
         let applier = std::thread::spawn(move || applier.run(&mut cache));
         TestNode {
             node,
