@@ -46,9 +46,8 @@ pub const REDUNDANT_AGE_MAX: Duration = Duration::from_secs(2);
 /// many purges wait to be disseminated.
 pub const GOSSIP_TURN_ONE_IN: u64 = 8;
 
-/// Digest datagrams to the chosen peer in one round: as many as it takes to name each stream, up to
-/// this. About 37 streams fit into one, so a fleet of 100 is told of whole in each round. A stream
-/// that is not named cannot be pushed: its next purge, if it was lost, takes rounds more.
+/// Digest datagrams to the chosen peer in one round. More than one only while more streams are
+/// active than fit into one.
 pub const DIGEST_PARTS_MAX: usize = 4;
 
 /// A stream that changed within this many rounds, or has gaps, goes into a digest before the quiet
@@ -99,8 +98,9 @@ pub const CHALLENGE_INTERVAL_MAX: Duration = Duration::from_secs(8);
 /// An unproven session's datagrams draw a challenge at most this often.
 pub const CHALLENGE_ANSWER_MIN: Duration = Duration::from_millis(20);
 
-/// A peer is held to be down when nothing was heard for this long (or for ten times the interval
-/// at which it would gossip to us, whichever is longer).
+/// A peer that was not heard for half of this, or for twice the time in which it gossips to each of
+/// its peers once, whichever is longer, is challenged each second; if that stays unanswered for half
+/// of this, the peer is held to be down.
 pub const PEER_SILENT_MIN: Duration = Duration::from_secs(5);
 
 /// One round in this many goes to a peer that is held to be down, so that a healed cut is found.
@@ -112,6 +112,13 @@ pub const REOPENINGS_MAX: u32 = 8;
 
 /// Events waiting for the driver; beyond, the oldest is dropped (and counted).
 pub const EVENTS_MAX: usize = 1_024;
+
+/// Digests remembered to tell whether a solicit answers one that is still current.
+pub const DIGESTS_REMEMBERED: usize = 256;
+
+/// A wanted message is given up when a later one of its stream was born this many retentions ago:
+/// peers with a longer retention may still hold it for a while.
+pub const GIVE_UP_RETENTIONS: u32 = 2;
 
 /// Bytes charged for a held message besides its op: keys, times and the map's own overhead.
 pub const HELD_OVERHEAD_BYTES: u64 = 96;

@@ -1,7 +1,8 @@
 //! The state machine: what goes in, what comes out, and the clockwork. How nodes compare and mend
 //! what they hold is in the module `gossip`.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::ops::Bound;
 use std::time::Duration;
 
@@ -9,9 +10,9 @@ use rand::{Rng, RngCore};
 
 use crate::bounds::{
     APPLY_RETRY, CHALLENGE_ANSWER_MIN, CHALLENGE_INTERVAL_MAX, CHALLENGE_INTERVAL_MIN, EVENTS_MAX,
-    EXPLORE_ONE_IN, GOSSIP_TURN_ONE_IN, MESSAGE_BYTES_MAX, OUTBOX_MAX, PEER_SILENT_MIN,
-    PLAINTEXT_BYTES_MAX, READY_MAX, REDUNDANT_AGE_MAX, REDUNDANT_MESSAGES_MAX, REOPENINGS_MAX,
-    REORDER_DELAY, SOLICIT_JITTER, STREAMS_MAX,
+    EXPLORE_ONE_IN, GIVE_UP_RETENTIONS, GOSSIP_TURN_ONE_IN, MESSAGE_BYTES_MAX, OUTBOX_MAX,
+    PEER_SILENT_MIN, PLAINTEXT_BYTES_MAX, READY_MAX, REDUNDANT_AGE_MAX, REDUNDANT_MESSAGES_MAX,
+    REOPENINGS_MAX, REORDER_DELAY, SEQ_MAX, SOLICIT_JITTER, STREAMS_MAX,
 };
 use crate::config::Config;
 use crate::gossip::PendingSolicit;
@@ -29,6 +30,12 @@ use crate::wire::{self, Data, DataWriter, Datagram, Frame, Header, WireMessage};
 /// Rounds for which a stream without anything in it is remembered, so that a peer whose clock is a
 /// little behind does not bring it back.
 const LINGER_ROUNDS: u64 = 1_000;
+
+/// Messages evicted of one stream before the next oldest is looked at.
+const EVICT_BATCH_MAX: u64 = 64;
+
+/// How often a peer that has fallen silent is challenged.
+const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who this node is in this life of its process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -214,9 +221,13 @@ pub struct Core<S, R> {
     control: BTreeSet<PeerId>,
     /// Digest datagrams of this round.
     pub(crate) digests: VecDeque<(PeerId, Vec<u8>)>,
+    /// The latest digests sent: round, to whom, when.
+    pub(crate) digests_sent: VecDeque<(u64, PeerId, Time)>,
     pub(crate) solicits: BTreeMap<PeerId, PendingSolicit>,
     /// Peers with repairs or floors to send.
     pub(crate) repairing: BTreeSet<PeerId>,
+    /// The peer that the last repair went to: peers take turns.
+    pub(crate) last_repaired: Option<PeerId>,
     gaps_due: BTreeSet<(Time, StreamId)>,
     ready: BTreeSet<StreamId>,
     ready_count: u64,
@@ -234,12 +245,18 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// run is to be repeated.
     pub fn new(
         identity: Identity,
-        config: Config,
+        mut config: Config,
         store: S,
         mut rng: R,
         now: Time,
         cache_started: Time,
     ) -> Self {
+        // A round of no length would spin, and a budget below one datagram would repair nothing.
+        config.round = config.round.max(Duration::from_millis(1));
+        let budgets = [&mut config.repair_bytes_peer, &mut config.repair_bytes_all];
+        for budget in budgets {
+            *budget = (*budget).clamp(2 * PLAINTEXT_BYTES_MAX as u64, u64::MAX >> 8);
+        }
         let own = StreamId {
             node: identity.node,
             epoch: Epoch {
@@ -265,6 +282,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             repair_left: config.repair_bytes_all,
             control: BTreeSet::new(),
             digests: VecDeque::new(),
+            digests_sent: VecDeque::new(),
+            last_repaired: None,
             solicits: BTreeMap::new(),
             repairing: BTreeSet::new(),
             gaps_due: BTreeSet::new(),
@@ -394,6 +413,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let header = datagram.header;
         if header.node == self.node && header.instance == self.instance {
             self.stats.reflected += 1;
+            if header.counter > self.counter {
+                // This process never sent it: a copy of it did, made with its memory.
+                self.instance = self.rng.next_u64().max(1);
+                self.reopen(now, 0);
+            }
             return;
         }
         if header.to != 0 && header.to != self.instance {
@@ -422,7 +446,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 // These two work before a session is proven: they are how it gets proven.
                 Frame::Challenge(challenge) => {
                     if let Some(peer) = self.peers.get_mut(&from) {
-                        peer.echo = Some(challenge.nonce);
+                        peer.echo = Some((challenge.nonce, sender.instance));
                         if live || peer.session.is_none() {
                             peer.name = challenge.name.to_owned();
                             peer.site = challenge.site.to_owned();
@@ -473,15 +497,28 @@ impl<S: Store, R: RngCore> Core<S, R> {
         sender: SessionId,
         counter: u64,
     ) -> bool {
+        // A session lives at one address. An echo that comes by way of another was turned there.
+        let elsewhere = |(&id, peer): (&PeerId, &Peer)| {
+            let same = peer
+                .session
+                .as_ref()
+                .is_some_and(|session| session.id == sender);
+            id != from && peer.up && same
+        };
+        if self.peers.iter().any(elsewhere) {
+            return false;
+        }
         let next_nonce = self.nonce();
         let size = self.config.replay_window;
         let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.nonce == nonce) else {
             return false;
         };
         peer.nonce = next_nonce;
-        if let Some(sent) = peer.challenge_sent {
+        // Which of several sendings is echoed cannot be told.
+        if let (1, Some(sent)) = (peer.challenges_sent, peer.challenge_sent) {
             peer.sample_rtt(now.since(sent));
         }
+        peer.challenges_sent = 0;
         let restarted = peer
             .session
             .as_ref()
@@ -492,8 +529,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             window,
             proven: now,
         });
-        peer.digest_sent = None;
         peer.digest_heard = None;
+        peer.forget_repairs();
         peer.challenge_interval = CHALLENGE_INTERVAL_MIN;
         peer.challenge_due = now;
         self.stats.sessions += 1;
@@ -515,38 +552,47 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let top = self.streams.get(&self.own).map_or(0, |stream| stream.top);
             if data.messages().any(|message| message.seq > top) {
                 self.reopen(now, 0);
-            } else {
-                self.stats.duplicates += data.messages().count() as u64;
+                return;
             }
-            return;
         }
         let Some(stream) = self.stream(data.stream) else {
-            self.stats.streams_refused += data.messages().count() as u64;
             return;
         };
-        if !data.repair && data.stream.node == sender {
+        if !data.repair() && data.stream.node == sender {
             stream.origin = Some(from);
         }
+        let top = stream.top;
         for message in data.messages() {
-            self.handle_message(now, data.stream, data.repair, &message);
-        }
-        if data.repair {
-            return;
+            self.handle_message(now, data.stream, data.repair(), &message);
         }
         // A gap before what was just disseminated: ask its origin, unless it is mere reordering.
-        let jitter = self.jitter(SOLICIT_JITTER);
         if let Some(stream) = self.streams.get_mut(&data.stream) {
-            if stream.gap_due.is_none() && stream.origin.is_some() && stream.has_gaps() {
-                let due = now + REORDER_DELAY + jitter;
-                stream.gap_due = Some(due);
-                self.gaps_due.insert((due, data.stream));
+            let fresh_gap = stream.wanted(top + 1..=u64::MAX).next().is_some();
+            if !data.repair() && fresh_gap && stream.origin.is_some() {
+                stream.gap_delay = REORDER_DELAY;
+                self.arm_gap(now, data.stream);
             }
+        }
+    }
+
+    /// Has the gaps of a stream asked for after the stream's present delay.
+    pub(crate) fn arm_gap(&mut self, now: Time, id: StreamId) {
+        let jitter = self.jitter(SOLICIT_JITTER);
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let due = now + stream.gap_delay + jitter;
+        if stream.gap_due.is_none_or(|before| due < before) {
+            if let Some(before) = stream.gap_due.replace(due) {
+                self.gaps_due.remove(&(before, id));
+            }
+            self.gaps_due.insert((due, id));
         }
     }
 
     fn handle_message(&mut self, now: Time, id: StreamId, repair: bool, message: &WireMessage<'_>) {
         let (ready_count, round) = (self.ready_count, self.round);
-        let oldest = self.oldest_wanted(now);
+        let oldest = self.born_min;
         let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
@@ -591,11 +637,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
             self.ready.insert(id);
             self.ready_count += 1;
         }
+        // Whatever a peer says, no sum with it may overflow.
+        let issued_ms = message.issued_ms.min(SEQ_MAX);
         self.store.insert(
             message_id,
             Held {
                 born,
-                issued_ms: message.issued_ms,
+                issued_ms,
                 purge,
             },
         );
@@ -689,9 +737,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let echo = peer.echo.take();
             let challenge = std::mem::take(&mut peer.challenge_now);
             let nonce = peer.nonce;
-            let instance = peer.instance();
+            // An echo is for the instance that asked, which may be newer than the proven one.
+            let instance = echo.map_or(0, |(_, instance)| instance);
             if challenge {
                 peer.challenge_sent = Some(now);
+                peer.challenges_sent = peer.challenges_sent.saturating_add(1);
                 self.stats.challenges += 1;
             }
             if echo.is_none() && !challenge {
@@ -699,7 +749,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
             // A challenge may be for the peer's next life, so it is for whoever receives it.
             let mut payload = self.datagram(if challenge { 0 } else { instance });
-            if let Some(nonce) = echo {
+            if let Some((nonce, _)) = echo {
                 wire::put_echo(&mut payload, nonce);
             }
             if challenge {
@@ -724,64 +774,62 @@ impl<S: Store, R: RngCore> Core<S, R> {
             self.sent = top;
             return None;
         }
-        let (own, first) = (self.own, self.sent + 1);
-        let mut fresh = Vec::new();
-        let mut writer = DataWriter::new(
-            &mut fresh,
-            PLAINTEXT_BYTES_MAX - wire::HEADER_BYTES,
-            own,
-            false,
-        );
-        let mut last = self.sent;
-        for seq in first..=top {
-            match self.store.get(MessageId { stream: own, seq }) {
-                Fetch::Held(held) => {
-                    if !writer.push(&wire_message(now, seq, &held)) {
-                        break;
-                    }
-                }
-                // It was evicted in the moment since its issue: anti-entropy cannot bring it
-                // either, but the cache here has it and later ones must not wait for it.
-                Fetch::Gone | Fetch::Pending => {}
-            }
-            last = seq;
-        }
-        writer.finish();
-        let room = PLAINTEXT_BYTES_MAX - wire::HEADER_BYTES - fresh.len();
-        self.sent = last;
+        let first = self.sent + 1;
         let mut payload = self.datagram(0);
-        if last == top && room > 0 {
-            self.put_redundant(now, first, room, &mut payload);
+        self.sent = self.write_own(now, first, top, &mut payload);
+        if self.sent == top {
+            let from = self.redundant_from(now, first, PLAINTEXT_BYTES_MAX - payload.len());
+            if from < first {
+                payload.truncate(wire::HEADER_BYTES);
+                self.sent = self.write_own(now, from, top, &mut payload);
+            }
         }
-        payload.append(&mut fresh);
         Some(Transmit {
             to: To::All,
             payload,
         })
     }
 
-    /// Repeats the latest messages before `first`, as many as `room` bytes take.
-    fn put_redundant(&mut self, now: Time, first: u64, room: usize, payload: &mut Vec<u8>) {
-        let own = self.own;
-        let mut earlier = Vec::new();
-        let mut bytes = wire::FRAME_HEAD_BYTES + 1 + wire::STREAM_ID_BYTES;
-        for seq in (first.saturating_sub(REDUNDANT_MESSAGES_MAX).max(1)..first).rev() {
-            let Fetch::Held(held) = self.store.get(MessageId { stream: own, seq }) else {
+    /// Appends messages `first..=top` of the own stream, as many as fit; the last one dealt with.
+    fn write_own(&mut self, now: Time, first: u64, top: u64, payload: &mut Vec<u8>) -> u64 {
+        let stream = self.own;
+        let mut writer = DataWriter::new(payload, PLAINTEXT_BYTES_MAX, stream, 0);
+        let mut last = first - 1;
+        for seq in first..=top {
+            // One that was evicted since its issue is in this node's cache; the ones after it must
+            // not wait for it.
+            if let Fetch::Held(held) = self.store.get(MessageId { stream, seq }) {
+                if !writer.push(&wire_message(now, seq, &held)) {
+                    break;
+                }
+            }
+            last = seq;
+        }
+        writer.finish();
+        last
+    }
+
+    /// Where the latest messages before `first` begin that `room` bytes take.
+    fn redundant_from(&mut self, now: Time, first: u64, mut room: usize) -> u64 {
+        let mut from = first;
+        let earliest = first.saturating_sub(REDUNDANT_MESSAGES_MAX).max(1);
+        while from > earliest {
+            let id = MessageId {
+                stream: self.own,
+                seq: from - 1,
+            };
+            let Fetch::Held(held) = self.store.get(id) else {
                 break;
             };
-            // The longest that the varints beside the body can be.
-            bytes += 9 + 10 + 10 + 3 + 3 + held.purge.op().1.len();
+            // More than the message can take, with its numbers at their longest.
+            let bytes = held.purge.message_bytes_max();
             if bytes > room || now.since(held.born) > REDUNDANT_AGE_MAX {
                 break;
             }
-            earlier.push((seq, held));
+            room -= bytes;
+            from -= 1;
         }
-        let bytes_max = payload.len() + room;
-        let mut writer = DataWriter::new(payload, bytes_max, own, false);
-        for (seq, held) in earlier.iter().rev() {
-            writer.push(&wire_message(now, *seq, held));
-        }
-        writer.finish();
+        from
     }
 
     /// When [`Core::handle_timeout`] is to be called next.
@@ -850,20 +898,26 @@ impl<S: Store, R: RngCore> Core<S, R> {
     }
 
     fn check_peers(&mut self, now: Time) {
-        let silent = PEER_SILENT_MIN.max(
-            self.config
-                .round
-                .saturating_mul(10)
-                .saturating_mul(self.peers.len() as u32),
-        );
+        let patience = PEER_SILENT_MIN / 2;
+        let gossip = self
+            .config
+            .round
+            .saturating_mul(2)
+            .saturating_mul(self.peers.len() as u32);
+        let quiet = patience.max(gossip);
         let mut events = Vec::new();
         for (&id, peer) in &mut self.peers {
-            if peer.up && peer.heard.is_none_or(|heard| now.since(heard) > silent) {
+            let silence = peer.heard.map_or(Duration::MAX, |heard| now.since(heard));
+            if peer.up && silence > quiet + patience {
                 peer.up = false;
-                peer.challenge_due = now;
+                peer.challenge_interval = CHALLENGE_INTERVAL_MIN;
                 events.push(Event::PeerDown(id));
             }
-            if !peer.up && now >= peer.challenge_due {
+            if peer.up && silence > quiet && now >= peer.challenge_due {
+                peer.challenge_now = true;
+                peer.challenge_due = now + PROBE_INTERVAL;
+                self.control.insert(id);
+            } else if !peer.up && now >= peer.challenge_due {
                 peer.challenge_now = true;
                 peer.challenge_due = now + peer.challenge_interval;
                 peer.challenge_interval = (peer.challenge_interval * 2).min(CHALLENGE_INTERVAL_MAX);
@@ -954,63 +1008,69 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// Drops what is too old, and the oldest while the store is too large.
     fn expire(&mut self, now: Time) {
         let cutoff = now - self.config.retention;
+        let give_up = now - self.config.retention.saturating_mul(GIVE_UP_RETENTIONS);
         let mut empty = Vec::new();
+        let mut oldest = BinaryHeap::new();
+        let full = self.store.bytes() > self.config.retention_bytes;
         for (&id, stream) in &mut self.streams {
             let old = self.store.oldest(id).filter(|(_, born)| *born < cutoff);
             if let Some((seq, born)) = old.and_then(|_| self.store.last_born_before(id, cutoff)) {
-                self.stats.expired += stream
-                    .held
-                    .within(0..=seq)
-                    .fold(0, |n: u64, r| n.saturating_add(width(&r)));
-                let (lost, waiting) = stream.raise_floor(seq + 1, born);
+                // What was not applied yet is applied first, however late.
+                let below = stream
+                    .first_unapplied()
+                    .map_or(seq + 1, |first| first.min(seq + 1));
+                self.stats.expired += drop_held(&mut self.store, id, stream, below);
+                if stream.wanted(0..=below - 1).next().is_none() {
+                    stream.raise_floor(below, born);
+                } else if stream.dropped.is_none() {
+                    stream.dropped = Some((below - 1, born));
+                }
+            }
+            if let Some((seq, born)) = stream.dropped.filter(|(_, born)| *born < give_up) {
+                let below = stream
+                    .first_unapplied()
+                    .map_or(seq + 1, |first| first.min(seq + 1));
+                let lost = stream.raise_floor(below, born);
                 self.stats.lost = self.stats.lost.saturating_add(lost);
-                self.ready_count = self.ready_count.saturating_sub(waiting);
-                self.store.remove_below(id, seq + 1);
+                stream.dropped = None;
             }
             if id != self.own
                 && stream.held.is_empty()
-                && stream.in_flight.is_empty()
+                && stream.first_unapplied().is_none()
                 // Others may hold what was dropped here for want of room, and offer it again.
                 && stream.last_born.is_none_or(|born| born < cutoff)
-                && self.round.saturating_sub(stream.changed) > LINGER_ROUNDS
+                && self.round.saturating_sub(stream.mentioned) > LINGER_ROUNDS
             {
                 empty.push(id);
+            }
+            if full {
+                oldest.extend(self.store.oldest(id).map(|(_, born)| Reverse((born, id))));
             }
         }
         for id in empty {
             self.forget_stream(id);
         }
-        while self.store.bytes() > self.config.retention_bytes && self.evict() {}
-    }
-
-    /// Drops a batch of the oldest messages held. They stay seen, or wanted, as they were.
-    fn evict(&mut self) -> bool {
-        const BATCH: u64 = 1_024;
-        let mut oldest: Option<(Time, StreamId, u64)> = None;
-        for (&id, stream) in &self.streams {
-            let Some((seq, born)) = self.store.oldest(id) else {
+        // The oldest of all streams go first, a few at a time.
+        while let Some(Reverse((_, id))) = oldest.pop() {
+            let excess = self
+                .store
+                .bytes()
+                .saturating_sub(self.config.retention_bytes);
+            let Some(stream) = self.streams.get_mut(&id).filter(|_| excess > 0) else {
+                break;
+            };
+            let Some((first, _)) = self.store.oldest(id) else {
                 continue;
             };
             // What has not been applied is not given up, or it would have to be fetched again.
-            let pinned = [&stream.ready, &stream.retry]
-                .into_iter()
-                .filter_map(RangeSet::first);
-            let pinned = pinned.min().unwrap_or(u64::MAX);
-            if seq < pinned && oldest.is_none_or(|(before, ..)| born < before) {
-                oldest = Some((born, id, (seq + BATCH).min(pinned)));
+            let pinned = stream.first_unapplied().unwrap_or(u64::MAX);
+            let batch = (excess / MESSAGE_BYTES_MAX as u64 + 1).min(EVICT_BATCH_MAX);
+            let below = first.saturating_add(batch).min(pinned);
+            if below > first {
+                self.stats.evicted += drop_held(&mut self.store, id, stream, below);
+                oldest.extend(self.store.oldest(id).map(|(_, born)| Reverse((born, id))));
             }
         }
-        let Some((_, id, below)) = oldest else {
-            return false;
-        };
-        let Some(stream) = self.streams.get_mut(&id) else {
-            return false;
-        };
-        let held = stream.held.within(0..=below - 1);
-        self.stats.evicted += held.fold(0, |n: u64, range| n.saturating_add(width(&range)));
-        stream.held.remove_below(below);
-        self.store.remove_below(id, below);
-        true
     }
 
     fn forget_stream(&mut self, id: StreamId) {
@@ -1054,12 +1114,18 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub(crate) fn stream(&mut self, id: StreamId) -> Option<&mut Stream> {
         if !self.streams.contains_key(&id) {
             if self.streams.len() >= STREAMS_MAX {
-                self.emit(Event::TooManyStreams(id));
+                self.stats.streams_refused += 1;
+                if self.stats.streams_refused == 1 {
+                    self.emit(Event::TooManyStreams(id));
+                }
                 return None;
             }
             self.streams.insert(id, Stream::new(self.round));
         }
-        self.streams.get_mut(&id)
+        let round = self.round;
+        let stream = self.streams.get_mut(&id)?;
+        stream.mentioned = round;
+        Some(stream)
     }
 
     /// A datagram with its header, for the frames to be appended.
@@ -1076,9 +1142,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
         payload
     }
 
-    /// Messages born before this are not wanted.
-    pub(crate) fn oldest_wanted(&self, now: Time) -> Time {
-        self.born_min.max(now - self.config.retention)
+    /// Messages born before this are not wanted: the cache held nothing yet. How long messages are
+    /// held here is another matter; what a peer still has is wanted, however old.
+    pub(crate) fn oldest_wanted(&self) -> Time {
+        self.born_min
     }
 
     pub(crate) fn jitter(&mut self, max: Duration) -> Duration {
@@ -1183,6 +1250,15 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
+}
+
+/// Takes what is held of a stream below `below` out of the store; how many that were.
+fn drop_held(store: &mut impl Store, id: StreamId, stream: &mut Stream, below: u64) -> u64 {
+    let held = stream.held.within(0..=below.saturating_sub(1));
+    let count = held.fold(0, |n: u64, range| n.saturating_add(width(&range)));
+    stream.held.remove_below(below);
+    store.remove_below(id, below);
+    count
 }
 
 /// A held message as it travels at `now`.

@@ -7,26 +7,43 @@
 //! is still current: a node that is too slow to answer in time mends itself at its own next
 //! rounds, not at the cost of others.
 
-use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::{Bound, RangeInclusive};
+use std::time::Duration;
 
 use rand::RngCore;
 
 use crate::bounds::{
-    ACTIVE_ROUNDS, DIGEST_PARTS_MAX, OLDEST_SHARE_PERCENT, PLAINTEXT_BYTES_MAX, PUSH_SLACK,
-    REORDER_DELAY, REPAIR_RANGES_MAX, SOLICIT_JITTER, SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX,
+    ACTIVE_ROUNDS, DIGEST_PARTS_MAX, DIGESTS_REMEMBERED, OLDEST_SHARE_PERCENT, PLAINTEXT_BYTES_MAX,
+    PUSH_SLACK, READY_MAX, REORDER_DELAY, REPAIR_RANGES_MAX, REPEAT_MAX, RTT_GUESS, SOLICIT_JITTER,
+    SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX,
 };
 use crate::core::{Core, To, Transmit, wire_message};
 use crate::id::{MessageId, StreamId};
-use crate::peer::PeerId;
+use crate::peer::{Peer, PeerId};
 use crate::ranges::{RangeSet, width};
 use crate::store::{Fetch, Store};
 use crate::stream::Stream;
 use crate::time::Time;
-use crate::wire::{self, DataWriter, Digest, EntryWriter, Floor, RunKind, Solicit};
+use crate::wire::{
+    self, Data, DataWriter, Digest, DigestEntry, EntryWriter, Floor, RunKind, Solicit,
+};
 
 /// Bytes that a URL purge takes as a repair: what turns budgets of bytes into numbers of messages.
 const MESSAGE_BYTES_TYPICAL: u64 = 40;
+
+/// URL purges that fit into a datagram of repairs.
+const REPAIRS_IN_DATAGRAM: u64 = 30;
+
+/// Digests waiting to be sent, answers to others' included.
+const DIGEST_ANSWERS_MAX: usize = 64;
+
+/// Room for entries in a digest datagram: what header, frame head, flags and three varints leave.
+const DIGEST_ENTRIES_BYTES: usize =
+    PLAINTEXT_BYTES_MAX - wire::HEADER_BYTES - wire::FRAME_HEAD_BYTES - 1 - 3 * 10;
+
+/// An entry is not begun in less: it should say something beside its stream's name.
+const ENTRY_BYTES_MIN: usize = EntryWriter::OVERHEAD_BYTES + 24;
 
 /// More streams than all parts of a digest have room for.
 const DIGEST_ENTRIES_MAX: usize = DIGEST_PARTS_MAX * PLAINTEXT_BYTES_MAX / wire::STREAM_ID_BYTES;
@@ -93,19 +110,10 @@ fn pick(
 impl<S: Store, R: RngCore> Core<S, R> {
     // ---- digest ----
 
-    /// Builds this round's digest for `peer`: active streams first, then the quiet ones. What does
-    /// not fit comes first in the next one.
+    /// Builds this round's digest for `peer`: active streams first, then quiet ones in the room that
+    /// is left. What does not fit comes first in the next one.
     pub(crate) fn build_digests(&mut self, now: Time, id: PeerId) {
-        let round = self.round;
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        peer.digest_sent = Some((round, now));
-        let instance = peer.instance();
-        let echo = peer.digest_heard.map_or((0, 0), |(heard_round, heard)| {
-            (heard_round, now.since(heard).as_micros() as u64)
-        });
-        let since = round.saturating_sub(u64::from(ACTIVE_ROUNDS));
+        let since = self.active_since();
         let (mut active, mut quiet) = (Vec::new(), Vec::new());
         for (&id, stream) in self.streams.iter().filter(|(_, stream)| stream.top > 0) {
             // Who was in a digest longest ago is first in this one; then who changed last.
@@ -116,34 +124,114 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 quiet.push(turn);
             }
         }
-        let mut active = first_turns(active).into_iter();
-        let mut quiet = first_turns(quiet).into_iter();
-        for part in 0..DIGEST_PARTS_MAX {
-            if part > 0 && active.len() == 0 && quiet.len() == 0 {
+        let active = first_turns(active);
+        let quiet = first_turns(quiet);
+        // A part's share is kept for the quiet streams, however busy the fleet is: who was away
+        // hears of them in no other way.
+        let mut room = DIGEST_PARTS_MAX * DIGEST_ENTRIES_BYTES - DIGEST_ENTRIES_BYTES / 4;
+        let mut parts: Vec<Vec<u8>> = vec![Vec::with_capacity(DIGEST_ENTRIES_BYTES)];
+        let mut named = 0;
+        for (index, &id) in active.iter().enumerate() {
+            // Streams with thousands of gaps do not crowd out the others.
+            let share = (room / (active.len() - index)).max(ENTRY_BYTES_MIN);
+            let part = parts.last().map_or(0, Vec::len);
+            if DIGEST_ENTRIES_BYTES - part < ENTRY_BYTES_MIN {
+                if parts.len() == DIGEST_PARTS_MAX {
+                    break;
+                }
+                parts.push(Vec::with_capacity(DIGEST_ENTRIES_BYTES));
+            }
+            let before = parts.iter().map(Vec::len).sum::<usize>();
+            if room < ENTRY_BYTES_MIN || !self.put_entry(id, share, parts.last_mut()) {
                 break;
             }
-            // However busy the fleet is, the last part speaks of its quiet streams: who was away
-            // hears of them in no other way.
-            let quiet_first = part + 1 == DIGEST_PARTS_MAX;
-            let mut payload = self.datagram(instance);
-            let room = PLAINTEXT_BYTES_MAX - payload.len() - wire::FRAME_HEAD_BYTES - 30;
-            let mut entries = Vec::with_capacity(room);
-            // An entry that would be squeezed into the last bytes waits for the next part.
-            while room - entries.len() >= EntryWriter::OVERHEAD_BYTES + 24 {
-                let next = if quiet_first {
-                    quiet.next().or_else(|| active.next())
-                } else {
-                    active.next().or_else(|| quiet.next())
-                };
-                let Some(stream_id) = next else { break };
-                let Some(stream) = self.streams.get_mut(&stream_id) else {
-                    continue;
-                };
-                stream.digested = round;
-                digest_entry(stream_id, stream, room - entries.len()).encode(&mut entries);
+            room = room.saturating_sub(parts.iter().map(Vec::len).sum::<usize>() - before);
+            named += 1;
+        }
+        for id in quiet {
+            if !self.put_entry(id, usize::MAX, parts.last_mut()) {
+                break;
             }
-            wire::put_digest(&mut payload, round, echo, |out| out.append(&mut entries));
-            self.digests.push_back((id, payload));
+        }
+        // Only a digest in one part can be seen to leave a stream out.
+        let asks = parts.len() == 1 && named == active.len();
+        let flags = if asks { Digest::ASKS } else { 0 };
+        for entries in parts {
+            self.queue_digest(now, id, flags, entries);
+        }
+    }
+
+    /// Appends the entry of a stream to a part, in at most `share` bytes; whether there was room.
+    fn put_entry(&mut self, id: StreamId, share: usize, part: Option<&mut Vec<u8>>) -> bool {
+        let round = self.round;
+        let (Some(part), Some(stream)) = (part, self.streams.get_mut(&id)) else {
+            return false;
+        };
+        let left = DIGEST_ENTRIES_BYTES.saturating_sub(part.len());
+        if left < ENTRY_BYTES_MIN {
+            return false;
+        }
+        stream.digested = round;
+        digest_entry(id, stream, left.min(share)).encode(part);
+        true
+    }
+
+    fn queue_digest(&mut self, now: Time, to: PeerId, flags: u8, mut entries: Vec<u8>) {
+        let round = self.round;
+        let Some(peer) = self.peers.get(&to) else {
+            return;
+        };
+        let echo = peer.digest_heard.map_or((0, 0), |(heard_round, heard)| {
+            (heard_round, now.since(heard).as_micros() as u64)
+        });
+        let instance = peer.instance();
+        if self.digests_sent.len() == DIGESTS_REMEMBERED {
+            self.digests_sent.pop_front();
+        }
+        self.digests_sent.push_back((round, to, now));
+        let mut payload = self.datagram(instance);
+        wire::put_digest(&mut payload, flags, round, echo, |out| {
+            out.append(&mut entries)
+        });
+        self.digests.push_back((to, payload));
+    }
+
+    /// When the digest of `round` was last sent to `peer`, if that is remembered.
+    fn digest_sent(&self, peer: PeerId, round: u64) -> Option<Time> {
+        let sent = self.digests_sent.iter().rev();
+        sent.filter(|(r, to, _)| *r == round && *to == peer)
+            .map(|(_, _, at)| *at)
+            .next()
+    }
+
+    /// Streams that changed in this round or later are active.
+    fn active_since(&self) -> u64 {
+        self.round.saturating_sub(u64::from(ACTIVE_ROUNDS))
+    }
+
+    /// Tells a peer, whose digest asks for that, of streams that changed here lately and that it
+    /// did not name: it does not know that there is something to miss.
+    fn tell_unnamed(&mut self, now: Time, to: PeerId, settled: Time, digest: &Digest<'_>) {
+        let since = self.active_since();
+        let named: BTreeSet<StreamId> = digest.entries().map(|entry| entry.stream).collect();
+        let unnamed = self.streams.iter().filter(|(id, stream)| {
+            stream.changed >= since && !stream.held.is_empty() && !named.contains(id)
+        });
+        // What is younger than a round trip may be on its way to the peer right now.
+        let unnamed: Vec<StreamId> = unnamed
+            .map(|(&id, _)| id)
+            .filter(|&id| self.store.last_born_before(id, settled).is_some())
+            .take(DIGEST_ENTRIES_BYTES / ENTRY_BYTES_MIN)
+            .collect();
+        let mut entries = Vec::new();
+        for id in unnamed {
+            if !self.put_entry(id, usize::MAX, Some(&mut entries)) {
+                break;
+            }
+        }
+        // One a peer at a time: a driver that does not send must not pile them up.
+        if !entries.is_empty() && self.digests.len() < DIGEST_ANSWERS_MAX {
+            self.queue_digest(now, to, 0, entries);
         }
     }
 
@@ -159,14 +247,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub(crate) fn handle_digest(&mut self, now: Time, from: PeerId, digest: Digest<'_>) {
         self.stats.digests_in += 1;
         let jitter = self.jitter(SOLICIT_JITTER);
+        let echoed = self.digest_sent(from, digest.echo_round);
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
-        if let Some((round, sent)) = peer.digest_sent {
-            if round == digest.echo_round {
-                let delay = std::time::Duration::from_micros(digest.echo_delay_us);
-                peer.sample_rtt(now.since(sent).saturating_sub(delay));
-            }
+        if let Some(sent) = echoed {
+            let delay = Duration::from_micros(digest.echo_delay_us);
+            peer.sample_rtt(now.since(sent).saturating_sub(delay));
         }
         peer.digest_heard = Some((digest.round, now));
         let (in_transit, own_stamp) = (peer.rtt_or_guess() + PUSH_SLACK, self.own.epoch.stamp);
@@ -203,7 +290,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 stream.top = held_top;
                 stream.changed = round;
             }
-            lacking += u64::from(!own && stream.has_gaps());
+            lacking += u64::from(stream.has_gaps());
         }
         if stamp_heard > 0 {
             self.reopen(now, stamp_heard);
@@ -224,7 +311,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let Some(stream) = self.streams.get(&entry.stream) else {
                 continue;
             };
-            if entry.stream != self.own && stream.has_gaps() {
+            if stream.has_gaps() {
                 let held = runs_of(entry.runs(), RunKind::Held);
                 let newest = held.iter().rev().flat_map(|range| stream.wanted_rev(range));
                 let oldest = held.iter().flat_map(|range| stream.wanted(range));
@@ -253,6 +340,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let picked = pick(push, newest, oldest);
             self.queue_repair(now, from, entry.stream, picked);
         }
+        if digest.flags & Digest::ASKS != 0 {
+            self.tell_unnamed(now, from, now - in_transit, &digest);
+        }
         if !wants.is_empty() {
             let due = now + REORDER_DELAY + jitter;
             let pending = PendingSolicit {
@@ -262,9 +352,16 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 wants,
             };
             match self.solicits.get_mut(&from) {
-                // Another part of the same digest.
-                Some(before) if before.round == pending.round => before.wants.extend(pending.wants),
-                _ => {
+                // Another part of the same digest, or a gap that is about to be asked for.
+                Some(before) => {
+                    (before.round, before.heard) = (pending.round, pending.heard);
+                    before.due = before.due.min(pending.due);
+                    for (stream, wanted) in pending.wants {
+                        let wants = before.wants.entry(stream).or_default();
+                        wanted.iter().for_each(|range| wants.insert_range(range));
+                    }
+                }
+                None => {
                     self.solicits.insert(from, pending);
                 }
             }
@@ -275,10 +372,27 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Asks the origin of a stream for what dissemination did not bring.
     pub(crate) fn solicit_gaps(&mut self, now: Time, id: StreamId) {
-        let Some(stream) = self.streams.get(&id) else {
+        let Some(stream) = self.streams.get_mut(&id) else {
             return;
         };
         let Some(origin) = stream.origin else { return };
+        // The answer may be lost as well. Ask again, more and more slowly, until a round would have
+        // come to pass; from there on it is the rounds' affair.
+        let rtt = self
+            .peers
+            .get(&origin)
+            .map_or(RTT_GUESS, Peer::rtt_or_guess);
+        stream.gap_delay = (stream.gap_delay * 2).max(rtt * 2);
+        let again = stream.gap_delay < self.config.round.max(rtt * 4) && stream.has_gaps();
+        if again {
+            self.arm_gap(now, id);
+        }
+        if self.ready_count() >= READY_MAX {
+            return;
+        }
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
         let allowance = Allowance {
             ranges: SOLICIT_RANGES_MAX,
             messages: SOLICIT_MESSAGES_MAX,
@@ -319,7 +433,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 continue;
             };
             let (instance, until) = (peer.instance(), now + peer.repeat_after());
-            let age_ms_max = now.since(self.oldest_wanted(now)).as_millis() as u64;
+            if self.ready_count() >= READY_MAX {
+                continue;
+            }
+            let age_ms_max = now.since(self.oldest_wanted()).as_millis() as u64;
             let mut entries = Vec::new();
             let room = PLAINTEXT_BYTES_MAX - wire::HEADER_BYTES - wire::FRAME_HEAD_BYTES - 30;
             for (stream_id, picked) in pending.wants {
@@ -355,15 +472,18 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     pub(crate) fn handle_solicit(&mut self, now: Time, from: PeerId, solicit: Solicit<'_>) {
         self.stats.solicits_in += 1;
+        let answered = self.digest_sent(from, solicit.round);
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
         if solicit.round != 0 {
-            // Current for as long as the round trip needs, and two rounds at least.
-            let current = (peer.rtt_or_guess() * 4).max(self.config.round * 2);
-            match peer.digest_sent {
-                Some((round, sent)) if round == solicit.round && now.since(sent) <= current => {
-                    let delay = std::time::Duration::from_micros(solicit.delay_us);
+            // Current for as long as the round trip needs, and two rounds at least. While no round
+            // trip is known, the first answer is taken to measure it.
+            let rtt = peer.rtt.unwrap_or(REPEAT_MAX);
+            let current = (rtt * 4).max(self.config.round * 2);
+            match answered {
+                Some(sent) if now.since(sent) <= current => {
+                    let delay = Duration::from_micros(solicit.delay_us);
                     peer.sample_rtt(now.since(sent).saturating_sub(delay));
                 }
                 _ => {
@@ -372,7 +492,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 }
             }
         }
-        let cutoff = now - std::time::Duration::from_millis(solicit.age_ms_max);
+        let cutoff = now - Duration::from_millis(solicit.age_ms_max);
         let shares = (solicit.entries().count() as u64).max(1);
         let allowance = Allowance {
             ranges: (REPAIR_RANGES_MAX as u64 / shares).max(4) as usize,
@@ -445,7 +565,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     pub(crate) fn poll_repair(&mut self, now: Time) -> Option<Transmit> {
         loop {
-            let id = *self.repairing.first()?;
+            let after = self.last_repaired.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = self.repairing.range((after, Bound::Unbounded)).next();
+            let id = *next.or_else(|| self.repairing.first())?;
+            self.last_repaired = Some(id);
             let round = self.round;
             let Some(peer) = self.peers.get_mut(&id) else {
                 self.repairing.remove(&id);
@@ -493,9 +616,22 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         let before = payload.len();
         let mut full = false;
-        while let Some((stream_id, mut ranges)) = peer.repair.pop_first() {
-            let mut writer = DataWriter::new(&mut payload, PLAINTEXT_BYTES_MAX, stream_id, true);
-            while let Some(seq) = ranges.first() {
+        while !full && !peer.repair.is_empty() {
+            // Streams take turns, and of each the newest go first.
+            let after = peer.repaired_last.map_or(Bound::Unbounded, Bound::Excluded);
+            let next = peer.repair.range((after, Bound::Unbounded)).next();
+            let Some((&stream_id, _)) = next.or_else(|| peer.repair.first_key_value()) else {
+                break;
+            };
+            peer.repaired_last = Some(stream_id);
+            let Some(mut ranges) = peer.repair.remove(&stream_id) else {
+                break;
+            };
+            let newest = newest(&ranges, REPAIRS_IN_DATAGRAM);
+            let mut writer =
+                DataWriter::new(&mut payload, PLAINTEXT_BYTES_MAX, stream_id, Data::REPAIR);
+            let mut gone = Vec::new();
+            for seq in newest.iter().flatten() {
                 match self.store.get(MessageId {
                     stream: stream_id,
                     seq,
@@ -508,18 +644,22 @@ impl<S: Store, R: RngCore> Core<S, R> {
                         self.stats.repairs_out += 1;
                         peer.note_repaired(stream_id, seq);
                     }
-                    // Gone: expired meanwhile. Pending: the peer will ask again, and by then the
-                    // store has it at hand.
-                    Fetch::Gone | Fetch::Pending => {}
+                    Fetch::Gone => gone.push(seq),
+                    // The peer will ask again, and by then the store has it at hand.
+                    Fetch::Pending => {}
                 }
                 ranges.remove(seq);
             }
-            writer.finish();
+            if writer.finish() == 0 && full && payload.len() == wire::HEADER_BYTES {
+                // It fits into no datagram. Nothing that is taken in is so large.
+                newest.iter().for_each(|range| ranges.remove_range(range));
+            }
+            if let Some(stream) = self.streams.get_mut(&stream_id) {
+                gone.iter()
+                    .for_each(|&seq| stream.held.remove_range(seq..=seq));
+            }
             if !ranges.is_empty() {
                 peer.repair.insert(stream_id, ranges);
-            }
-            if full {
-                break;
             }
         }
         let bytes = (payload.len() - before) as u64;
@@ -576,6 +716,20 @@ fn shrink(mut ranges: RangeSet, bytes: usize) -> RangeSet {
     ranges
 }
 
+/// The `count` largest numbers of a set.
+fn newest(set: &RangeSet, mut count: u64) -> RangeSet {
+    let mut newest = RangeSet::new();
+    for range in set.iter().rev() {
+        let take = width(&range).min(count);
+        if take == 0 {
+            break;
+        }
+        newest.insert_range(*range.end() - (take - 1)..=*range.end());
+        count -= take;
+    }
+    newest
+}
+
 fn runs_of(runs: impl Iterator<Item = (RunKind, RangeInclusive<u64>)>, kind: RunKind) -> RangeSet {
     let mut set = RangeSet::new();
     for (_, range) in runs.filter(|(run, _)| *run == kind) {
@@ -624,11 +778,13 @@ fn digest_entry(id: StreamId, stream: &mut Stream, bytes: usize) -> EntryWriter 
         stream.digest_below = Some(start).filter(|&start| start > stream.floor);
     }
     runs.reverse();
-    let expired_below = start == stream.floor && stream.floor_born.is_some();
+    let mut flags = if open { DigestEntry::OPEN } else { 0 };
+    if start == stream.floor && stream.floor_born.is_some() {
+        flags |= DigestEntry::EXPIRED_BELOW;
+    }
     EntryWriter {
         stream: id,
-        open,
-        expired_below,
+        flags,
         start,
         runs,
     }

@@ -31,21 +31,24 @@ pub(crate) struct Peer {
     /// What the peer has to echo next.
     pub nonce: [u8; 16],
     pub challenge_sent: Option<Time>,
+    /// How often `nonce` was sent: an echo of one that was sent twice measures no round trip.
+    pub challenges_sent: u32,
     pub challenge_due: Time,
     pub challenge_interval: Duration,
     /// A challenge is to be sent as soon as can be.
     pub challenge_now: bool,
-    /// The peer's nonce, to be sent back.
-    pub echo: Option<[u8; 16]>,
+    /// The peer's nonce, to be sent back, and the instance that asks for it.
+    pub echo: Option<([u8; 16], u64)>,
     pub heard: Option<Time>,
     pub up: bool,
     pub rtt: Option<Duration>,
-    /// Round and time of the last digest to this peer.
-    pub digest_sent: Option<(u64, Time)>,
+
     /// Round and time of the last digest from this peer.
     pub digest_heard: Option<(u64, Time)>,
     /// Repairs to send in this round.
     pub repair: BTreeMap<StreamId, RangeSet>,
+    /// The stream that the last repair was of: streams take turns.
+    pub repaired_last: Option<StreamId>,
     /// Floors to tell, one a stream.
     pub floors: BTreeMap<StreamId, u64>,
     /// Round that `repair_left` is for.
@@ -65,6 +68,7 @@ impl Peer {
             session: None,
             nonce,
             challenge_sent: None,
+            challenges_sent: 0,
             challenge_due: now,
             challenge_interval: CHALLENGE_INTERVAL_MIN,
             challenge_now: false,
@@ -72,9 +76,10 @@ impl Peer {
             heard: None,
             up: false,
             rtt: None,
-            digest_sent: None,
+
             digest_heard: None,
             repair: BTreeMap::new(),
+            repaired_last: None,
             floors: BTreeMap::new(),
             budget_round: 0,
             repair_left: 0,
@@ -122,8 +127,10 @@ impl Peer {
     /// Removes from `ranges` what this peer was sent a moment ago; how many ranges it touched.
     pub fn subtract_repaired(&mut self, now: Time, stream: StreamId, ranges: &mut RangeSet) -> u64 {
         if now >= self.repaired_turn {
-            self.repaired.swap(0, 1);
-            self.repaired[0] = BTreeMap::new();
+            // After a pause longer than a turn the younger generation is as stale as the older.
+            let both = now.since(self.repaired_turn) >= self.repeat_after();
+            let younger = std::mem::take(&mut self.repaired[0]);
+            self.repaired[1] = if both { BTreeMap::new() } else { younger };
             self.repaired_turn = now + self.repeat_after();
         }
         let before = ranges.count();
@@ -133,6 +140,13 @@ impl Peer {
             }
         }
         before - ranges.count()
+    }
+
+    /// Forgets what was on its way to the peer: it has started again.
+    pub fn forget_repairs(&mut self) {
+        self.repair = BTreeMap::new();
+        self.floors = BTreeMap::new();
+        self.repaired = [BTreeMap::new(), BTreeMap::new()];
     }
 
     /// Notes that `seq` is on its way to the peer.

@@ -5,7 +5,9 @@
 //! the network any more, so what is wanted are its gaps between `floor` and `top`.
 
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
+use crate::bounds::REORDER_DELAY;
 use crate::peer::PeerId;
 use crate::ranges::{RangeSet, width};
 use crate::time::Time;
@@ -45,6 +47,13 @@ pub(crate) struct Stream {
     asked_turn: Time,
     /// When the gaps that dissemination left are to be asked for.
     pub gap_due: Option<Time>,
+    /// How long the next gap is left to reordering, or to the answer to the last solicit.
+    pub gap_delay: Duration,
+    /// A message that was dropped by age, while older ones were still wanted: (its seq, when it was
+    /// born). The floor follows it when those can be had from nobody any more.
+    pub dropped: Option<(u64, Time)>,
+    /// The round in which anybody last spoke of the stream.
+    pub mentioned: u64,
     /// The peer that disseminates the stream.
     pub origin: Option<PeerId>,
     /// From here on messages are known to be young enough to be wanted. Below they may be older
@@ -75,6 +84,9 @@ impl Stream {
             asked: [RangeSet::new(), RangeSet::new()],
             asked_turn: Time::from_us(i64::MIN),
             gap_due: None,
+            gap_delay: REORDER_DELAY,
+            dropped: None,
+            mentioned: round,
             origin: None,
             young_from: None,
             digest_below: None,
@@ -100,24 +112,24 @@ impl Stream {
             .gaps_rev(self.floor.max(*window.start())..=self.top.min(*window.end()))
     }
 
+    /// The first message that was received and not yet applied.
+    pub fn first_unapplied(&self) -> Option<u64> {
+        let sets = [&self.ready, &self.retry, &self.in_flight];
+        sets.into_iter().filter_map(RangeSet::first).min()
+    }
+
     pub fn has_gaps(&self) -> bool {
         self.wanted(0..=u64::MAX).next().is_some()
     }
 
-    /// Raises the floor; how many messages below it were never seen nor skipped, and how many
-    /// waited to be handed to the cache.
-    pub fn raise_floor(&mut self, floor: u64, born: Time) -> (u64, u64) {
+    /// Raises the floor; how many messages below it were still wanted.
+    pub fn raise_floor(&mut self, floor: u64, born: Time) -> u64 {
         if floor <= self.floor {
-            return (0, 0);
+            return 0;
         }
-        let below = self.floor..=floor - 1;
         let lost = self
-            .wanted(below.clone())
+            .wanted(self.floor..=floor - 1)
             .fold(0, |n: u64, gap| n.saturating_add(width(&gap)));
-        let waiting = self
-            .ready
-            .within(below)
-            .fold(0, |n: u64, r| n.saturating_add(width(&r)));
         for set in [
             &mut self.known,
             &mut self.held,
@@ -131,7 +143,7 @@ impl Stream {
         }
         self.floor = floor;
         self.floor_born = Some(self.floor_born.map_or(born, |before| before.max(born)));
-        (lost, waiting)
+        lost
     }
 
     /// Whether `range` holds something that was asked for and not long ago.
@@ -145,8 +157,10 @@ impl Stream {
     /// steps of `until`.
     pub fn subtract_asked(&mut self, now: Time, until: Time, ranges: &mut RangeSet) {
         if now >= self.asked_turn {
-            self.asked.swap(0, 1);
-            self.asked[0] = RangeSet::new();
+            // After a pause longer than a turn the younger generation is as stale as the older.
+            let both = now.since(self.asked_turn) >= until.since(now);
+            let younger = std::mem::take(&mut self.asked[0]);
+            self.asked[1] = if both { RangeSet::new() } else { younger };
             self.asked_turn = until;
         }
         for range in self.asked.iter().flat_map(RangeSet::iter) {

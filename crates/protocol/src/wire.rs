@@ -151,19 +151,13 @@ impl<'a> Frame<'a> {
                 site: body.name()?,
             }),
             FRAME_ECHO => Frame::Echo(body.array()?),
-            FRAME_DATA => {
-                let flags = body.u8()?;
-                if flags > 1 {
-                    return Err(WireError::OutOfRange("data flags"));
-                }
-                let stream = body.stream()?;
-                Frame::Data(Data {
-                    repair: flags == 1,
-                    stream,
-                    messages: body.rest(),
-                })
-            }
+            FRAME_DATA => Frame::Data(Data {
+                flags: body.u8()?,
+                stream: body.stream()?,
+                messages: body.rest(),
+            }),
             FRAME_DIGEST => Frame::Digest(Digest {
+                flags: body.u8()?,
                 round: body.varint()?,
                 echo_round: body.varint()?,
                 echo_delay_us: body.varint()?,
@@ -208,13 +202,14 @@ impl<'a> Frame<'a> {
             Frame::Challenge(challenge) => challenge.encode(out),
             Frame::Echo(nonce) => frame(out, FRAME_ECHO, |out| out.extend_from_slice(nonce)),
             Frame::Data(data) => {
-                let mut writer = DataWriter::new(out, usize::MAX, data.stream, data.repair);
+                let mut writer = DataWriter::new(out, usize::MAX, data.stream, data.flags);
                 for message in data.messages() {
                     writer.push(&message);
                 }
                 writer.finish();
             }
             Frame::Digest(digest) => frame(out, FRAME_DIGEST, |out| {
+                out.push(digest.flags);
                 put_varint(out, digest.round);
                 put_varint(out, digest.echo_round);
                 put_varint(out, digest.echo_delay_us);
@@ -275,8 +270,8 @@ pub fn put_echo(out: &mut Vec<u8>, nonce: [u8; 16]) {
 /// Messages of one stream, in ascending order of seq.
 #[derive(Clone, Copy, Debug)]
 pub struct Data<'a> {
-    /// Sent because it was solicited or seen to be missing, not as the first dissemination.
-    pub repair: bool,
+    /// [`Data::REPAIR`]; the other bits are for later versions, which a receiver ignores.
+    pub flags: u8,
     /// The stream of all messages in the frame.
     pub stream: StreamId,
     messages: &'a [u8],
@@ -329,6 +324,14 @@ impl Purge {
 }
 
 impl<'a> Data<'a> {
+    /// Flag: sent because it was solicited or seen to be missing, not as the first dissemination.
+    pub const REPAIR: u8 = 1;
+
+    /// Whether the messages are repairs.
+    pub fn repair(&self) -> bool {
+        self.flags & Self::REPAIR != 0
+    }
+
     fn try_messages(&self) -> impl Iterator<Item = Result<WireMessage<'a>>> + use<'a> {
         let mut input = Reader(self.messages);
         let (mut seq, mut issued_ms) = (0u64, 0u64);
@@ -382,9 +385,9 @@ pub struct DataWriter<'o> {
 
 impl<'o> DataWriter<'o> {
     /// Opens a data frame at the end of `out`, which may grow to `bytes_max` bytes.
-    pub fn new(out: &'o mut Vec<u8>, bytes_max: usize, stream: StreamId, repair: bool) -> Self {
+    pub fn new(out: &'o mut Vec<u8>, bytes_max: usize, stream: StreamId, flags: u8) -> Self {
         let start = out.len();
-        out.extend_from_slice(&[FRAME_DATA, 0, 0, u8::from(repair)]);
+        out.extend_from_slice(&[FRAME_DATA, 0, 0, flags]);
         put_stream(out, stream);
         DataWriter {
             out,
@@ -435,6 +438,8 @@ impl<'o> DataWriter<'o> {
 /// nothing: it is neither held nor missing.
 #[derive(Clone, Copy, Debug)]
 pub struct Digest<'a> {
+    /// [`Digest::ASKS`]; the other bits are for later versions, which a receiver ignores.
+    pub flags: u8,
     /// The sender's round, from 1.
     pub round: u64,
     /// The last round that the sender got a digest of from this receiver; 0 for none.
@@ -454,6 +459,8 @@ pub enum RunKind {
     Held,
     /// Missing: may be pushed.
     Missing,
+    /// For later versions; to this one it says nothing.
+    Reserved,
 }
 
 /// What a digest says about one stream.
@@ -461,17 +468,19 @@ pub enum RunKind {
 pub struct DigestEntry<'a> {
     /// The stream.
     pub stream: StreamId,
-    /// Whether everything from the end of the runs on is missing (the sender knows of nothing
-    /// further). Otherwise nothing is said of it.
-    pub open: bool,
-    /// Whether everything below [`DigestEntry::start`] has expired at the sender.
-    pub expired_below: bool,
+    /// [`DigestEntry::OPEN`], [`DigestEntry::EXPIRED_BELOW`]; the other bits are for later versions,
+    /// which a receiver ignores.
+    pub flags: u8,
     /// First seq that the entry speaks about.
     pub start: u64,
     runs: &'a [u8],
 }
 
 impl<'a> Digest<'a> {
+    /// Flag: the sender asks to be told of streams that changed lately and are not in here. All
+    /// those that it knows of are.
+    pub const ASKS: u8 = 1;
+
     fn try_entries(&self) -> impl Iterator<Item = Result<DigestEntry<'a>>> + use<'a> {
         let mut input = Reader(self.entries);
         std::iter::from_fn(move || {
@@ -493,12 +502,15 @@ impl<'a> Digest<'a> {
 }
 
 impl<'a> DigestEntry<'a> {
+    /// Flag: everything from the end of the runs on is missing; the sender knows of nothing further.
+    /// Without it, nothing is said of that.
+    pub const OPEN: u8 = 1;
+    /// Flag: everything below [`DigestEntry::start`] has expired at the sender.
+    pub const EXPIRED_BELOW: u8 = 2;
+
     fn decode(input: &mut Reader<'a>) -> Result<DigestEntry<'a>> {
         let stream = input.stream()?;
         let flags = input.u8()?;
-        if flags > 3 {
-            return Err(WireError::OutOfRange("digest flags"));
-        }
         let start = input.seq()?;
         let count = input.varint()?;
         let rest = input.0;
@@ -516,7 +528,7 @@ impl<'a> DigestEntry<'a> {
                 .filter(|&next| next <= SEQ_MAX + 1)
                 .ok_or(WireError::OutOfRange("run length"))?;
         }
-        let open = flags & 1 != 0;
+        let open = flags & Self::OPEN != 0;
         if open && last_kind == Some(RunKind::Missing) {
             return Err(WireError::OutOfRange("run kind"));
         }
@@ -524,8 +536,7 @@ impl<'a> DigestEntry<'a> {
         let runs = rest.get(..used).ok_or(WireError::Truncated)?;
         Ok(DigestEntry {
             stream,
-            open,
-            expired_below: flags & 2 != 0,
+            flags,
             start,
             runs,
         })
@@ -535,7 +546,7 @@ impl<'a> DigestEntry<'a> {
     pub fn runs(&self) -> impl Iterator<Item = (RunKind, RangeInclusive<u64>)> + use<'a> {
         let mut input = Reader(self.runs);
         let mut next = self.start;
-        let mut open = self.open;
+        let mut open = self.flags & Self::OPEN != 0;
         std::iter::from_fn(move || {
             if let Ok((kind, len)) = decode_run(&mut input) {
                 let first = next;
@@ -549,8 +560,7 @@ impl<'a> DigestEntry<'a> {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut writer = EntryWriter {
             stream: self.stream,
-            open: self.open,
-            expired_below: self.expired_below,
+            flags: self.flags,
             start: self.start,
             runs: Vec::new(),
         };
@@ -568,7 +578,7 @@ fn decode_run(input: &mut Reader<'_>) -> Result<(RunKind, u64)> {
         0 => RunKind::Silent,
         1 => RunKind::Held,
         2 => RunKind::Missing,
-        _ => return Err(WireError::OutOfRange("run kind")),
+        _ => RunKind::Reserved,
     };
     match packed >> 2 {
         0 => Err(WireError::OutOfRange("run length")),
@@ -581,10 +591,8 @@ fn decode_run(input: &mut Reader<'_>) -> Result<(RunKind, u64)> {
 pub struct EntryWriter {
     /// See [`DigestEntry::stream`].
     pub stream: StreamId,
-    /// See [`DigestEntry::open`].
-    pub open: bool,
-    /// See [`DigestEntry::expired_below`].
-    pub expired_below: bool,
+    /// See [`DigestEntry::flags`].
+    pub flags: u8,
     /// See [`DigestEntry::start`].
     pub start: u64,
     /// Kinds and lengths, ascending; no two neighbours of one kind, no length 0, and none of kind
@@ -604,7 +612,7 @@ impl EntryWriter {
     /// Appends the entry.
     pub fn encode(&self, out: &mut Vec<u8>) {
         put_stream(out, self.stream);
-        out.push(u8::from(self.open) | u8::from(self.expired_below) << 1);
+        out.push(self.flags);
         put_varint(out, self.start);
         put_varint(out, self.runs.len() as u64);
         for &(kind, len) in &self.runs {
@@ -612,6 +620,7 @@ impl EntryWriter {
                 RunKind::Silent => 0,
                 RunKind::Held => 1,
                 RunKind::Missing => 2,
+                RunKind::Reserved => 3,
             };
             put_varint(out, len << 2 | kind);
         }
@@ -621,11 +630,13 @@ impl EntryWriter {
 /// Builds a digest frame from encoded entries.
 pub fn put_digest(
     out: &mut Vec<u8>,
+    flags: u8,
     round: u64,
     echo: (u64, u64),
     entries: impl FnOnce(&mut Vec<u8>),
 ) {
     frame(out, FRAME_DIGEST, |out| {
+        out.push(flags);
         put_varint(out, round);
         put_varint(out, echo.0);
         put_varint(out, echo.1);

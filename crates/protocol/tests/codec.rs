@@ -20,8 +20,8 @@ use proptest::prelude::*;
 enum Plain {
     Challenge([u8; 16], String, String),
     Echo([u8; 16]),
-    Data(bool, StreamId, Vec<Message>),
-    Digest(u64, (u64, u64), Vec<Entry>),
+    Data(u8, StreamId, Vec<Message>),
+    Digest(u8, u64, (u64, u64), Vec<Entry>),
     Solicit(u64, u64, u64, Vec<(StreamId, Vec<RangeInclusive<u64>>)>),
     Floor(StreamId, u64),
     Unknown(u8, Vec<u8>),
@@ -39,8 +39,7 @@ struct Message {
 #[derive(Clone, Debug, PartialEq)]
 struct Entry {
     stream: StreamId,
-    open: bool,
-    expired_below: bool,
+    flags: u8,
     start: u64,
     runs: Vec<(RunKind, u64)>,
 }
@@ -68,18 +67,19 @@ impl Plain {
                 }
                 assert_eq!(writer.finish(), messages.len());
             }
-            Plain::Digest(round, echo, entries) => wire::put_digest(out, *round, *echo, |out| {
-                for entry in entries {
-                    EntryWriter {
-                        stream: entry.stream,
-                        open: entry.open,
-                        expired_below: entry.expired_below,
-                        start: entry.start,
-                        runs: entry.runs.clone(),
+            Plain::Digest(flags, round, echo, entries) => {
+                wire::put_digest(out, *flags, *round, *echo, |out| {
+                    for entry in entries {
+                        EntryWriter {
+                            stream: entry.stream,
+                            flags: entry.flags,
+                            start: entry.start,
+                            runs: entry.runs.clone(),
+                        }
+                        .encode(out);
                     }
-                    .encode(out);
-                }
-            }),
+                })
+            }
             Plain::Solicit(round, delay_us, age_ms_max, entries) => {
                 let mut encoded = Vec::new();
                 for (stream, ranges) in entries {
@@ -113,17 +113,17 @@ impl Plain {
                     op: message.op,
                     body: message.body.to_vec(),
                 });
-                Plain::Data(data.repair, data.stream, messages.collect())
+                Plain::Data(data.flags, data.stream, messages.collect())
             }
             Frame::Digest(digest) => {
                 let entries = digest.entries().map(|entry| Entry {
                     stream: entry.stream,
-                    open: entry.open,
-                    expired_below: entry.expired_below,
+                    flags: entry.flags,
                     start: entry.start,
-                    runs: runs_as_lengths(entry.runs(), entry.open),
+                    runs: runs_as_lengths(entry.runs(), entry.flags & 1 != 0),
                 });
                 Plain::Digest(
+                    digest.flags,
                     digest.round,
                     (digest.echo_round, digest.echo_delay_us),
                     entries.collect(),
@@ -210,30 +210,28 @@ fn entry() -> impl Strategy<Value = Entry> {
     let kind = prop_oneof![
         Just(RunKind::Silent),
         Just(RunKind::Held),
-        Just(RunKind::Missing)
+        Just(RunKind::Missing),
+        Just(RunKind::Reserved)
     ];
     let len = prop_oneof![8 => 1..100u64, 1 => Just(1u64 << 57)];
     let start = prop_oneof![Just(1u64), 1..1_000_000u64, Just(1u64 << 61)];
     let runs = proptest::collection::vec((kind, len), 0..12);
-    (stream(), any::<bool>(), any::<bool>(), start, runs).prop_map(
-        |(stream, open, expired_below, start, mut runs)| {
-            runs.dedup_by_key(|(kind, _)| *kind);
-            if open
-                && runs
-                    .last()
-                    .is_some_and(|(kind, _)| *kind == RunKind::Missing)
-            {
-                runs.pop();
-            }
-            Entry {
-                stream,
-                open,
-                expired_below,
-                start,
-                runs,
-            }
-        },
-    )
+    (stream(), any::<u8>(), start, runs).prop_map(|(stream, flags, start, mut runs)| {
+        runs.dedup_by_key(|(kind, _)| *kind);
+        if flags & 1 != 0
+            && runs
+                .last()
+                .is_some_and(|(kind, _)| *kind == RunKind::Missing)
+        {
+            runs.pop();
+        }
+        Entry {
+            stream,
+            flags,
+            start,
+            runs,
+        }
+    })
 }
 
 fn solicited() -> impl Strategy<Value = Vec<RangeInclusive<u64>>> {
@@ -251,13 +249,14 @@ fn frame() -> impl Strategy<Value = Plain> {
     prop_oneof![
         (any::<[u8; 16]>(), name, name).prop_map(|(n, a, b)| Plain::Challenge(n, a, b)),
         any::<[u8; 16]>().prop_map(Plain::Echo),
-        (any::<bool>(), stream(), messages()).prop_map(|(r, s, m)| Plain::Data(r, s, m)),
+        (any::<u8>(), stream(), messages()).prop_map(|(r, s, m)| Plain::Data(r, s, m)),
         (
+            any::<u8>(),
             number(),
             (number(), number()),
             proptest::collection::vec(entry(), 0..6)
         )
-            .prop_map(|(r, e, entries)| Plain::Digest(r, e, entries)),
+            .prop_map(|(f, r, e, entries)| Plain::Digest(f, r, e, entries)),
         (
             number(),
             number(),
@@ -377,7 +376,7 @@ fn each_prefix_of_a_datagram_is_an_error_or_ends_between_frames() {
     let frames = [
         Plain::Challenge([1; 16], "a".into(), "b".into()),
         Plain::Data(
-            true,
+            1,
             stream,
             vec![Message {
                 seq: 9,
@@ -414,12 +413,12 @@ fn forms_that_are_not_the_shortest_are_refused() {
     floor.extend_from_slice(&[0x81, 0x00]);
     assert_eq!(error(&floor), WireError::Varint);
     // A varint of more than 64 bits.
-    let mut digest = vec![4, 12, 0];
+    let mut digest = vec![4, 13, 0, 0];
     digest.extend_from_slice(&[0xff; 9]);
     digest.extend_from_slice(&[0x02, 0, 0]);
     assert_eq!(error(&digest), WireError::Varint);
     // Neighbouring runs of one kind are one run.
-    let mut digest = vec![4, 32, 0, 1, 0, 0];
+    let mut digest = vec![4, 33, 0, 0, 1, 0, 0];
     digest.extend_from_slice(&[0; 24]);
     digest.extend_from_slice(&[0, 1, 2, 1 << 2 | 1, 1 << 2 | 1]);
     assert_eq!(error(&digest), WireError::OutOfRange("run kind"));
@@ -480,7 +479,7 @@ fn numbers_beyond_the_last_seq_are_refused() {
         let body = vec![];
         let (age_ms, issued_ms, op) = (0, 0, 1);
         Plain::Data(
-            false,
+            0,
             stream,
             vec![Message {
                 seq,
@@ -499,12 +498,11 @@ fn numbers_beyond_the_last_seq_are_refused() {
         let runs = vec![(RunKind::Held, len)];
         let entry = Entry {
             stream,
-            open: true,
-            expired_below: false,
+            flags: 1,
             start,
             runs,
         };
-        Plain::Digest(1, (0, 0), vec![entry])
+        Plain::Digest(0, 1, (0, 0), vec![entry])
     };
     // Runs reach as far as seqs do, or a node that holds the last one could not say so.
     assert!(parse(entry(SEQ_MAX, 1)) && !parse(entry(SEQ_MAX, 2)));

@@ -116,15 +116,14 @@ fn greedy_frames(rng: &mut StdRng) -> Vec<Vec<u8>> {
     let mut frames = Vec::new();
     // As many runs as fit, in one entry.
     let mut out = Vec::new();
-    wire::put_digest(&mut out, 1, (0, 0), |out| {
+    wire::put_digest(&mut out, 0, 1, (0, 0), |out| {
         let runs = (0..1_100).map(|i| {
             let kind = [RunKind::Held, RunKind::Missing][i % 2];
             (kind, 1)
         });
         EntryWriter {
             stream: stream(1),
-            open: false,
-            expired_below: false,
+            flags: 0,
             start: 1,
             runs: runs.collect(),
         }
@@ -133,12 +132,11 @@ fn greedy_frames(rng: &mut StdRng) -> Vec<Vec<u8>> {
     frames.push(out);
     // As many entries as fit, each claiming nearly all numbers.
     let mut out = Vec::new();
-    wire::put_digest(&mut out, 1, (0, 0), |out| {
+    wire::put_digest(&mut out, 0, 1, (0, 0), |out| {
         for n in 0..28 {
             EntryWriter {
                 stream: stream(n),
-                open: true,
-                expired_below: true,
+                flags: 3,
                 start: 1,
                 runs: vec![(RunKind::Held, 1 << 61)],
             }
@@ -161,7 +159,7 @@ fn greedy_frames(rng: &mut StdRng) -> Vec<Vec<u8>> {
     frames.push(out);
     // As many messages as fit: five bytes each.
     let mut out = Vec::new();
-    let mut writer = wire::DataWriter::new(&mut out, 1_150, stream(1), true);
+    let mut writer = wire::DataWriter::new(&mut out, 1_150, stream(1), 1);
     let mut seq = 0;
     let empty = |seq| wire::WireMessage {
         seq,

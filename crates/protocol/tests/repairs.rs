@@ -8,16 +8,16 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use common::puppet::{Puppet, Tell, drain, put_message};
+use common::puppet::{Puppet, Tell, drain, holds};
 use common::{
-    Fleet, Link, disseminates, make_core, ms, node_id, retain_messages, secs, start_of_time,
+    Fleet, Link, digest_of, disseminates, make_core, ms, retain_messages, secs, start_of_time,
     streams_of,
 };
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{Epoch, MessageId, NodeId, StreamId};
-use powderhorn_protocol::wire::{Datagram, EntryWriter, Frame, RunKind};
-use powderhorn_protocol::{Knowledge, PeerId, To};
-use rand::Rng;
+use powderhorn_protocol::time::Time;
+use powderhorn_protocol::wire::{Datagram, Frame};
+use powderhorn_protocol::{Knowledge, Outcome, PeerId, To};
 
 fn slow_links() -> Link {
     Link {
@@ -161,10 +161,7 @@ fn stream(n: u64) -> StreamId {
 }
 
 /// The streams that a core's digests to anybody speak about.
-fn digested(
-    core: &mut common::TestCore,
-    now: powderhorn_protocol::time::Time,
-) -> BTreeSet<StreamId> {
+fn digested(core: &mut common::TestCore, now: Time) -> BTreeSet<StreamId> {
     let mut streams = BTreeSet::new();
     for transmit in drain(core, now) {
         let datagram = Datagram::parse(&transmit.payload).expect("valid");
@@ -178,7 +175,7 @@ fn digested(
 }
 
 /// A core with `count` streams, and the peer that tells it of them.
-fn many_streams(count: u64) -> (common::TestCore, Puppet, powderhorn_protocol::time::Time) {
+fn many_streams(count: u64) -> (common::TestCore, Puppet, Time) {
     let now = start_of_time();
     let mut core = make_core(1, 0, 0, &Config::default(), now, now);
     let mut puppet = Puppet::join(1, &mut core, now);
@@ -186,13 +183,7 @@ fn many_streams(count: u64) -> (common::TestCore, Puppet, powderhorn_protocol::t
     (core, puppet, now)
 }
 
-fn touch(
-    core: &mut common::TestCore,
-    puppet: &mut Puppet,
-    now: powderhorn_protocol::time::Time,
-    count: u64,
-    seq: u64,
-) {
+fn touch(core: &mut common::TestCore, puppet: &mut Puppet, now: Time, count: u64, seq: u64) {
     for n in 1..=count {
         let id = MessageId {
             stream: stream(n),
@@ -225,23 +216,28 @@ fn busy_streams_take_turns_when_they_do_not_all_fit_into_a_digest() {
 }
 
 #[test]
-fn quiet_streams_are_in_nearly_every_digest_while_there_is_room() {
+fn when_nothing_happens_a_round_is_one_datagram_and_streams_take_turns() {
     let (mut core, mut puppet, mut now) = many_streams(140);
     let mut counts: BTreeMap<StreamId, u64> = BTreeMap::new();
-    for round in 0..40 {
+    for round in 0..60 {
         now = core.poll_timeout().max(now + ms(250));
         puppet.ping(&mut core, now);
         core.handle_timeout(now);
+        let before = core.stats().datagrams_out;
         let streams = digested(&mut core, now);
         if round >= 20 {
+            assert_eq!(core.stats().datagrams_out - before, 1);
             for stream in streams {
                 *counts.entry(stream).or_default() += 1;
             }
         }
     }
-    // A stream that is not in a digest cannot be pushed: its next purge, lost, would wait.
+    // 140 streams, some 35 in each of 40 digests.
     assert_eq!(counts.len(), 140);
-    assert!(counts.values().all(|&count| count == 20), "{counts:?}");
+    assert!(
+        counts.values().all(|&count| (8..=16).contains(&count)),
+        "{counts:?}"
+    );
 }
 
 #[test]
@@ -274,4 +270,344 @@ fn three_hundred_streams_with_gaps_converge() {
     for node in &fleet.nodes {
         assert_eq!(streams_of(&node.core).len(), 301);
     }
+}
+
+/// A core that issued `count` purges, all sent, none acknowledged by anybody.
+fn issuer(config: &Config, count: u64) -> (common::TestCore, StreamId) {
+    let now = start_of_time();
+    let mut core = make_core(1, 0, 0, config, now, now);
+    for n in 0..count {
+        let id = core.handle_purge(now, digest_of(n)).expect("issued");
+        core.handle_applied(now, id, Outcome::Applied);
+        if n % 10_000 == 0 {
+            drain(&mut core, now);
+        }
+    }
+    drain(&mut core, now);
+    let own = core.own_stream();
+    (core, own)
+}
+
+fn data_bytes(payload: &[u8]) -> usize {
+    // All that repairs are made of, but the header of the datagram.
+    let repairs = Datagram::parse(payload).is_ok_and(|d| common::repairs_in(&d).next().is_some());
+    if repairs {
+        payload.len() - powderhorn_protocol::wire::HEADER_BYTES
+    } else {
+        0
+    }
+}
+
+#[test]
+fn budgets_hold_for_each_peer_and_for_all() {
+    let config = Config {
+        repair_bytes_peer: 20_000,
+        repair_bytes_all: 50_000,
+        ..Config::default()
+    };
+    let (mut core, own) = issuer(&config, 20_000);
+    let mut now = start_of_time() + ms(1);
+    let mut puppets: Vec<Puppet> = (1..=6)
+        .map(|peer| Puppet::join(peer, &mut core, now))
+        .collect();
+    let mut most = (0, 0);
+    let mut served = 0;
+    for _ in 0..20 {
+        now = core.poll_timeout();
+        core.handle_timeout(now);
+        let mut bytes = BTreeMap::new();
+        // Greedy peers ask all the time.
+        for _ in 0..10 {
+            now = now + ms(10);
+            for puppet in &mut puppets {
+                puppet.solicit(&mut core, now, 0, own, &[1..=20_000]);
+            }
+            for transmit in drain(&mut core, now) {
+                if let To::Peer(peer) = transmit.to {
+                    *bytes.entry(peer).or_insert(0) += data_bytes(&transmit.payload);
+                }
+            }
+        }
+        let all: usize = bytes.values().sum();
+        let one = bytes.values().max().copied().unwrap_or(0);
+        most = (most.0.max(one), most.1.max(all));
+        served += all;
+    }
+    assert!(most.0 <= 20_000 && most.1 <= 50_000, "{most:?}");
+    // And they are used.
+    assert!(most.1 > 45_000, "{most:?}");
+    assert!(served > 400_000, "{served}");
+    assert!(core.stats().repairs_over_budget > 0);
+}
+
+#[test]
+fn a_solicit_for_a_round_that_is_long_over_is_not_served() {
+    let (mut core, own) = issuer(&Config::default(), 100);
+    let mut now = start_of_time() + secs(1);
+    let mut puppet = Puppet::join(1, &mut core, now);
+    let next_digest = |core: &mut common::TestCore, puppet: &mut Puppet, now: &mut Time| {
+        loop {
+            *now = core.poll_timeout().max(*now);
+            core.handle_timeout(*now);
+            puppet.inbox.clear();
+            puppet.take(core, *now);
+            let round = puppet.inbox.iter().find_map(|bytes| {
+                let datagram = Datagram::parse(bytes).ok()?;
+                datagram.frames().find_map(|frame| match frame {
+                    Frame::Digest(digest) => Some(digest.round),
+                    _ => None,
+                })
+            });
+            if let Some(round) = round {
+                return round;
+            }
+        }
+    };
+    let round = next_digest(&mut core, &mut puppet, &mut now);
+    // In time.
+    puppet.solicit(&mut core, now + ms(5), round, own, &[1..=10]);
+    puppet.take(&mut core, now + ms(5));
+    assert_eq!(puppet.repaired().len(), 10);
+    // For a digest that never was.
+    puppet.solicit(&mut core, now + ms(6), round + 1_000, own, &[11..=20]);
+    puppet.take(&mut core, now + ms(6));
+    assert_eq!(puppet.repaired().len(), 10);
+    assert_eq!(core.stats().solicits_stale, 1);
+    // For the right one, much too late: a node that is too slow mends itself at its own rounds.
+    let round = next_digest(&mut core, &mut puppet, &mut now);
+    now = now + secs(5);
+    puppet.solicit(&mut core, now, round, own, &[11..=20]);
+    puppet.take(&mut core, now);
+    assert_eq!(puppet.repaired().len(), 0);
+    assert_eq!(core.stats().solicits_stale, 2);
+}
+
+#[test]
+fn three_rounds_in_ten_go_to_the_own_site_besides_its_part_in_the_others() {
+    let config = Config {
+        site: "fra".into(),
+        ..Config::default()
+    };
+    let mut now = start_of_time();
+    let mut core = make_core(3, 0, 0, &config, now, now);
+    let mut puppets: Vec<Puppet> = (1..=50)
+        .map(|peer| {
+            let site = if peer <= 5 { "fra" } else { "ams" };
+            Puppet::join_at(peer, &mut core, now, site)
+        })
+        .collect();
+    let mut rounds_to: BTreeMap<PeerId, u32> = BTreeMap::new();
+    let mut rounds = 0;
+    for step in 0..10_000 {
+        now = core.poll_timeout().max(now);
+        if step % 8 == 0 {
+            puppets
+                .iter_mut()
+                .for_each(|puppet| puppet.ping(&mut core, now));
+        }
+        core.handle_timeout(now);
+        for transmit in drain(&mut core, now) {
+            if let (true, To::Peer(peer)) = (common::is_digest(&transmit.payload), transmit.to) {
+                *rounds_to.entry(peer).or_default() += 1;
+                rounds += 1;
+            }
+        }
+    }
+    let near: u32 = (1..=5)
+        .filter_map(|peer| rounds_to.get(&PeerId(peer)))
+        .sum();
+    let share = f64::from(near) / f64::from(rounds);
+    // 30 %, and of the rest 5 in 50.
+    assert!((share - 0.37).abs() < 0.02, "{share}");
+    // Uniform inside and outside.
+    assert_eq!(rounds_to.len(), 50);
+    let far = (6..=50).filter_map(|peer| rounds_to.get(&PeerId(peer)));
+    let (low, high) = (far.clone().min(), far.max());
+    assert!(
+        low.zip(high).is_some_and(|(low, high)| high < &(low * 2)),
+        "{rounds_to:?}"
+    );
+}
+
+#[test]
+fn a_node_alone_in_its_site_chooses_all_alike() {
+    let config = Config {
+        site: "fra".into(),
+        ..Config::default()
+    };
+    let mut now = start_of_time();
+    let mut core = make_core(4, 0, 0, &config, now, now);
+    let mut puppets: Vec<Puppet> = (1..=4)
+        .map(|peer| Puppet::join_at(peer, &mut core, now, ""))
+        .collect();
+    let mut rounds_to = [0u32; 5];
+    for _ in 0..2_000 {
+        now = core.poll_timeout().max(now);
+        puppets
+            .iter_mut()
+            .for_each(|puppet| puppet.ping(&mut core, now));
+        core.handle_timeout(now);
+        for transmit in drain(&mut core, now) {
+            if let (true, To::Peer(peer)) = (common::is_digest(&transmit.payload), transmit.to) {
+                rounds_to[peer.0 as usize] += 1;
+            }
+        }
+    }
+    assert!(
+        rounds_to[1..].iter().all(|n| (400..600).contains(n)),
+        "{rounds_to:?}"
+    );
+}
+
+#[test]
+fn messages_expire_by_age_everywhere_and_stay_gone() {
+    let config = Config {
+        retention: secs(60),
+        ..Config::default()
+    };
+    let mut fleet = Fleet::new(6, 4, &config);
+    fleet.all_links(slow_links());
+    fleet.settle();
+    for n in 0..400 {
+        fleet.issue(n % 4);
+        fleet.run(ms(100));
+    }
+    fleet.run(secs(1));
+    assert!(fleet.converged());
+    // The first ones are 41 s old, the last ones 1 s.
+    fleet.run(secs(30));
+    for node in &fleet.nodes {
+        let held: u64 = node.core.streams().map(|view| view.held.count()).sum();
+        // 60 s less the 31 s of quiet, at ten a second.
+        assert!((280..=295).contains(&held), "{held}");
+    }
+    fleet.run(secs(40));
+    for node in &fleet.nodes {
+        assert_eq!(node.core.held_bytes(), 0);
+        assert_eq!(node.core.stats().expired, 400);
+        for view in node.core.streams() {
+            assert_eq!((view.floor, view.wanted), (view.top + 1, 0));
+        }
+    }
+    // Also long after they are forgotten, and for one who was there before.
+    fleet.run(secs(600));
+    fleet.restart(3);
+    fleet.run(secs(20));
+    assert_eq!(fleet.traffic.repaired, 0);
+    assert!(fleet.nodes[3].applied.is_empty());
+    fleet.assert_applied_once();
+    // A stream whose past has expired goes on.
+    fleet.issue(0);
+    fleet.converge(secs(5));
+}
+
+#[test]
+fn nodes_of_different_retentions_leave_each_other_alone() {
+    let mut configs = vec![Config::default(); 4];
+    configs[1].retention = secs(30);
+    configs[2].retention = secs(90);
+    let mut fleet = Fleet::with_configs(7, configs);
+    fleet.all_links(slow_links());
+    fleet.settle();
+    for n in 0..400 {
+        fleet.issue(n % 4);
+        fleet.run(ms(100));
+    }
+    fleet.run(secs(5));
+    assert!(fleet.converged());
+    for _ in 0..6 {
+        fleet.run(secs(100));
+        assert_eq!(fleet.traffic.repaired, 0, "{:?}", fleet.traffic);
+    }
+    fleet.assert_applied_once();
+    assert_eq!(fleet.nodes[1].core.held_bytes(), 0);
+    assert!(fleet.nodes[0].core.held_bytes() > 0);
+}
+
+/// The cap is smaller than what is in flight, and the cache fails: what is not applied yet must
+/// not be dropped, least of all by the node that issued it.
+#[test]
+fn what_is_in_flight_survives_a_cap_of_bytes() {
+    let config = Config {
+        retention_bytes: 1_000,
+        ..Config::default()
+    };
+    let mut fleet = Fleet::new(8, 3, &config);
+    fleet.all_links(slow_links());
+    fleet.settle();
+    let now = fleet.now;
+    let mut ids = Vec::new();
+    for n in 0..100 {
+        let core = &mut fleet.nodes[0].core;
+        let purge = digest_of(n);
+        let id = core.handle_purge(now, purge.clone()).expect("issued");
+        fleet.issued.insert(id, (purge, now, 0));
+        ids.push(id);
+    }
+    for index in 1..3 {
+        fleet.nodes[index].apply = common::Apply::Delayed(secs(2));
+    }
+    // Sends them; the callers take their time, too.
+    fleet.issue(0);
+    fleet.run(secs(1));
+    for id in ids {
+        let now = fleet.now;
+        fleet.nodes[0].core.handle_applied(now, id, Outcome::Failed);
+    }
+    fleet.converge(secs(20));
+    fleet.run(secs(5));
+    assert!(
+        fleet
+            .nodes
+            .iter()
+            .all(|node| node.core.held_bytes() <= 1_000)
+    );
+}
+
+#[test]
+fn a_floor_skips_only_what_was_asked_for() {
+    let now = start_of_time();
+    let mut core = make_core(1, 0, 0, &Config::default(), now, now);
+    let mut puppet = Puppet::join(1, &mut core, now);
+    let floor = |seq| {
+        Frame::Floor(powderhorn_protocol::wire::Floor {
+            stream: stream(1),
+            seq,
+        })
+    };
+    // Nothing is known of the stream.
+    puppet.say(&mut core, now, |out| floor(1 << 60).encode(out));
+    assert_eq!(
+        core.streams().filter(|view| view.id == stream(1)).count(),
+        0
+    );
+    // Known, but not asked for yet.
+    puppet.digest(&mut core, now, 1, &[holds(stream(1), 1..=100)]);
+    puppet.say(&mut core, now, |out| floor(50).encode(out));
+    assert_eq!(
+        core.streams().find(|v| v.id == stream(1)).map(|v| v.wanted),
+        Some(100)
+    );
+    // Asked for: what is below is older than was asked for, and no more than that is.
+    let later = now + ms(20);
+    core.handle_timeout(later);
+    assert!(puppet.take(&mut core, later) > 0);
+    puppet.say(&mut core, later, |out| floor(50).encode(out));
+    assert_eq!(
+        core.streams().find(|v| v.id == stream(1)).map(|v| v.wanted),
+        Some(51)
+    );
+    let id = |seq| MessageId {
+        stream: stream(1),
+        seq,
+    };
+    assert_eq!(core.knows(id(49)), Knowledge::Skipped);
+    assert_eq!(core.knows(id(50)), Knowledge::Unknown);
+    // Beyond what exists: later messages are wanted all the same.
+    puppet.say(&mut core, later, |out| floor(1 << 60).encode(out));
+    puppet.tell(&mut core, later, id(101), Tell::default());
+    assert!(
+        core.poll_delivery(later)
+            .is_some_and(|delivery| delivery.id == id(101))
+    );
 }

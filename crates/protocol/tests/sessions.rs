@@ -2,14 +2,14 @@
 
 mod common;
 
-use common::puppet::{Puppet, Tell, drain, put_message};
+use common::puppet::{Puppet, Tell, drain, holds, put_message};
 use common::{Fleet, disseminates, make_core, ms, node_id, secs, start_of_time};
 use powderhorn_protocol::bounds::REOPENINGS_MAX;
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{Epoch, MessageId, NodeId, StreamId};
 use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::store::MemoryStore;
-use powderhorn_protocol::wire::{Datagram, EntryWriter, Frame, RunKind};
+use powderhorn_protocol::wire::{Datagram, Frame};
 use powderhorn_protocol::{Core, Event, Identity, Knowledge, Outcome, PeerId};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -337,13 +337,7 @@ fn a_later_epoch_of_this_node_is_stepped_over() {
         },
     };
     let from = core.own_stream();
-    let entry = EntryWriter {
-        stream: later,
-        open: false,
-        expired_below: false,
-        start: 1,
-        runs: vec![(RunKind::Held, 3)],
-    };
+    let entry = holds(later, 1..=3);
     puppet.digest(&mut core, now, 1, &[entry.clone()]);
     let to = core.own_stream();
     assert!(to.epoch.stamp > later.epoch.stamp);
@@ -363,13 +357,7 @@ fn reopening_ends_even_if_somebody_claims_every_new_stream() {
     let mut core = make_core(1, 0, 0, &Config::default(), now, now);
     let mut puppet = Puppet::join(1, &mut core, now);
     for round in 1..100 {
-        let entry = EntryWriter {
-            stream: core.own_stream(),
-            open: false,
-            expired_below: false,
-            start: 1,
-            runs: vec![(RunKind::Held, 1 << 40)],
-        };
+        let entry = holds(core.own_stream(), 1..=1 << 40);
         puppet.digest(&mut core, now, round, &[entry]);
     }
     assert_eq!(core.stats().reopened, u64::from(REOPENINGS_MAX));
@@ -390,13 +378,7 @@ fn purges_waiting_to_be_sent_survive_a_reopening() {
     let mut puppet = fleet.add_puppet(0, 50);
     let now = fleet.now;
     let old = fleet.nodes[0].core.own_stream();
-    let entry = EntryWriter {
-        stream: old,
-        open: false,
-        expired_below: false,
-        start: 1,
-        runs: vec![(RunKind::Held, 1_000)],
-    };
+    let entry = holds(old, 1..=1_000);
     let core = &mut fleet.nodes[0].core;
     let id = core
         .handle_purge(now, Purge::Digest([3; 32]))

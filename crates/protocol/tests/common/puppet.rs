@@ -4,7 +4,7 @@ use powderhorn_protocol::bounds::PLAINTEXT_BYTES_MAX;
 use powderhorn_protocol::id::{MessageId, NodeId, StreamId};
 use powderhorn_protocol::time::Time;
 use powderhorn_protocol::wire::{
-    self, DataWriter, Datagram, EntryWriter, Frame, Header, WireMessage,
+    self, DataWriter, Datagram, EntryWriter, Frame, Header, RunKind, WireMessage,
 };
 use powderhorn_protocol::{PeerId, To, Transmit};
 
@@ -32,8 +32,13 @@ impl Puppet {
 
     /// Adds itself to the core as a peer and proves its session.
     pub fn join(peer: u32, core: &mut TestCore, now: Time) -> Puppet {
+        Puppet::join_at(peer, core, now, "")
+    }
+
+    /// The same, as a peer of a site.
+    pub fn join_at(peer: u32, core: &mut TestCore, now: Time, site: &str) -> Puppet {
         let mut puppet = Puppet::new(peer);
-        core.add_peer(now, puppet.peer, "");
+        core.add_peer(now, puppet.peer, site);
         puppet.prove(core, now);
         puppet
     }
@@ -161,6 +166,22 @@ pub fn put_message(out: &mut Vec<u8>, id: MessageId, tell: Tell<'_>) {
     });
     assert!(pushed, "a message fits into a datagram");
     writer.finish();
+}
+
+/// A digest entry that claims to hold `range` and to know of nothing else.
+pub fn holds(stream: StreamId, range: std::ops::RangeInclusive<u64>) -> EntryWriter {
+    let len = range.end() - range.start() + 1;
+    claims(stream, *range.start(), vec![(RunKind::Held, len)])
+}
+
+/// A digest entry of some runs, with nothing said about what comes after them.
+pub fn claims(stream: StreamId, start: u64, runs: Vec<(RunKind, u64)>) -> EntryWriter {
+    EntryWriter {
+        stream,
+        flags: 0,
+        start,
+        runs,
+    }
 }
 
 pub fn challenge_in(bytes: &[u8]) -> Option<[u8; 16]> {
