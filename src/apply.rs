@@ -42,12 +42,9 @@ impl Cache for VarnishCache {
             job.outcome =
                 guard::catch("apply", || apply(self.worker, &job.purge)).unwrap_or(Outcome::Failed);
         }
+        self.worker.flush_stats();
         if shim::closing() {
             std::thread::sleep(CLOSING_PAUSE);
         }
-    }
-
-    fn idle(&mut self) {
-        self.worker.flush_stats();
     }
 }

@@ -52,6 +52,15 @@ pub enum RuntimeError {
         /// The config that this VCL asked for.
         asked: String,
     },
+    /// The operator restarts Varnish, or takes the change back.
+    #[error(
+        "{path} has changed since this Varnish started with it: restart Varnish to change the \
+         config"
+    )]
+    ChangedConfig {
+        /// The file.
+        path: String,
+    },
     /// The VCL's author decides for one.
     #[error("start() was called twice in this VCL, with {first} and with {second}")]
     TwoConfigs {
@@ -122,6 +131,9 @@ pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
 fn check(config: &Config) -> Result<(), RuntimeError> {
     match NODE.get() {
         Some(node) if node.same_config(config) => Ok(()),
+        Some(node) if node.config().path == config.path => Err(RuntimeError::ChangedConfig {
+            path: describe(config),
+        }),
         Some(node) => Err(RuntimeError::OtherConfig {
             running: describe(node.config()),
             asked: describe(config),
