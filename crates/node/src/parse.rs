@@ -439,10 +439,16 @@ fn family(address: SocketAddr) -> &'static str {
 mod tests {
     use super::*;
 
+    /// Written once: the tests run at the same time, and a file that is being written is empty.
     fn key_file() -> String {
-        let path = std::env::temp_dir().join(format!("powderhorn-parse-{}", std::process::id()));
-        std::fs::write(&path, "0f".repeat(32)).expect("a temporary file");
-        path.display().to_string()
+        static PATH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
+        let write = || {
+            let name = format!("powderhorn-parse-{}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            std::fs::write(&path, "0f".repeat(32)).expect("a temporary file");
+            path.display().to_string()
+        };
+        PATH.get_or_init(write).clone()
     }
 
     fn read(text: &str) -> std::result::Result<Config, String> {
