@@ -622,7 +622,7 @@ impl EntryWriter {
                 RunKind::Missing => 2,
                 RunKind::Reserved => 3,
             };
-            put_varint(out, len << 2 | kind);
+            put_varint(out, (len << 2) | kind);
         }
     }
 }
