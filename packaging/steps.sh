@@ -53,7 +53,7 @@ canary() {
 # cargo-clippy finds its driver by /proc/self/exe; these two variables are all that it would set.
 clippy() {
     RUSTC_WORKSPACE_WRAPPER=$(command -v clippy-driver) CLIPPY_ARGS='-Dwarnings__CLIPPY_HACKERY__' \
-        cargo check --locked --workspace --all-targets
+        cargo check --locked --workspace --all-targets --keep-going
 }
 
 case $1 in
