@@ -1,9 +1,9 @@
 //! The way of a datagram out: from the core, sealed once, to one peer or to all.
 //!
 //! When idle, the thread that issues a purge sends it on the spot, which saves waking another one.
-//! When busy, the runtime's thread does, and what gathers while it wakes and sends goes in one
-//! datagram: group commit. Whoever finds another thread sending leaves its own to that one. The
-//! core's lock is not held while datagrams are sealed and sent.
+//! When busy, or with many peers, the runtime's thread does, and what gathers while it wakes and
+//! sends goes in one datagram: group commit. Whoever finds another thread sending leaves its own to
+//! that one. The core's lock is not held while datagrams are sealed and sent.
 
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,6 +26,9 @@ const ISSUER_DATAGRAMS_MAX: usize = 3;
 /// that come faster are left to the runtime, which sends those that gather while it wakes and sends
 /// in one datagram: a thread that issued one after the other would otherwise send each alone.
 const IDLE_US: i64 = 500;
+/// Most peers to which the issuing thread sends itself: with more, sending takes longer than waking
+/// the runtime, and the client that waits for that thread has nothing from it.
+const ISSUER_PEERS_MAX: usize = 16;
 
 /// What it takes to send.
 pub(crate) struct Sender {
@@ -102,7 +105,7 @@ impl Shared {
     pub fn send_issued(&self) {
         let now = sys::boot_clock().as_us();
         let last = self.egress.issued_us.swap(now, Ordering::Relaxed);
-        if now.saturating_sub(last) < IDLE_US {
+        if now.saturating_sub(last) < IDLE_US || self.peers.len() > ISSUER_PEERS_MAX {
             self.wake.notify_one();
             return;
         }

@@ -15,6 +15,7 @@
 //! | `config`, `parse` | what an operator may decide; how the file is read |
 //! | `status`, `counters`, `events`, `notices` | what an operator sees |
 //! | `net`, `sys` | sockets, clocks |
+#![deny(unsafe_code)]
 
 mod apply;
 mod config;

@@ -1,5 +1,6 @@
 //! What this crate asks of the operating system beyond the standard library. The one `unsafe` call
 //! is here.
+#![allow(unsafe_code)]
 
 use std::os::fd::{AsFd, AsRawFd};
 

@@ -3,16 +3,17 @@
 mod common;
 
 use std::net::{SocketAddr, UdpSocket};
+use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{
     PATIENCE, Recorder, TempDir, TestNode, all_met, eventually, fleet, free_addresses, purge,
-    start_fleet,
+    start_fleet, write_keys,
 };
 use powderhorn_node::hooks::{Outgoing, OutgoingFilter};
-use powderhorn_node::{Cache, Config, Job, MessageId, Node, Outcome};
+use powderhorn_node::{Cache, Config, Job, MessageId, Node, Notice, Outcome};
 
 /// Datagrams that were meant for one address; while `keep`, they are recorded instead of sent.
 #[derive(Clone, Default)]
@@ -431,6 +432,37 @@ fn a_node_is_not_started_without_keys_for_its_peers() {
         .unwrap()
         .to_string();
     assert!(error.starts_with("fleet.key_file: needed"), "{error}");
+}
+
+#[test]
+fn a_key_file_that_everybody_can_read_is_warned_about() {
+    let dir = TempDir::new();
+    let addresses = free_addresses("127.0.0.1", 2);
+    let configs = fleet(&addresses, &dir.key_file(&[1]));
+    for (mode, warned) in [(0o640, false), (0o644, true)] {
+        let path = configs[0].key_file.as_ref().unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(mode)).unwrap();
+        let node = TestNode::start(configs[0].clone());
+        let notices = node.node.status().notices;
+        let says = |notice: &Notice| notice.text.contains("can be read by everybody");
+        assert_eq!(notices.iter().any(says), warned, "{notices:?}");
+    }
+}
+
+#[test]
+fn a_changed_key_file_with_a_mistake_is_in_the_verdict_until_it_is_mended() {
+    let dir = TempDir::new();
+    let nodes = start_fleet(&dir, 2);
+    let path = dir.0.join("powderhorn.key");
+    std::fs::write(&path, "beef\n").unwrap();
+    let verdict = || nodes[0].node.status().verdict;
+    eventually("said", || {
+        verdict().contains("powderhorn.key:1: a key is 64")
+    });
+    let id = nodes[0].purge(1);
+    eventually("goes on with the old one", || nodes[1].knows(id));
+    write_keys(&path, &[2, 1]);
+    eventually("mended", || verdict().starts_with("ok"));
 }
 
 #[test]
