@@ -488,7 +488,7 @@ impl Fleet {
     }
 
     /// Takes out of a core all that it has to say, as its documentation asks for.
-    fn pump(&mut self, index: usize) {
+    pub fn pump(&mut self, index: usize) {
         let now = self.now;
         if !self.nodes[index].up || self.nodes[index].frozen {
             return;
