@@ -118,7 +118,7 @@ impl Keyring {
 
     /// Ids of all keys, the sealing one first, in hexadecimal.
     pub fn ids(&self) -> Vec<String> {
-        let hex = |key: &FleetKey| key.id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex = |key: &FleetKey| format!("{:08x}", u32::from_be_bytes(key.id));
         self.keys.iter().map(hex).collect()
     }
 }
@@ -142,7 +142,7 @@ fn decode(text: &str) -> Option<[u8; 32]> {
     for (byte, pair) in key.iter_mut().zip(digits.chunks_exact(2)) {
         let high = char::from(*pair.first()?).to_digit(16)?;
         let low = char::from(*pair.last()?).to_digit(16)?;
-        *byte = (high << 4 | low) as u8;
+        *byte = ((high << 4) | low) as u8;
     }
     Some(key)
 }

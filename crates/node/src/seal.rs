@@ -224,8 +224,8 @@ mod tests {
         let datagram = sealed(&sealer, b"0123456789");
         assert_eq!(datagram.len(), 1 + 4 + 24 + 10 + 16);
         assert_eq!(datagram[0], 1);
-        let id: String = datagram[1..5].iter().map(|b| format!("{b:02x}")).collect();
-        assert_eq!([id], *sealer.keyring().ids());
+        let id = u32::from_be_bytes(datagram[1..5].try_into().unwrap());
+        assert_eq!([format!("{id:08x}")], *sealer.keyring().ids());
         assert_ne!(datagram[5..29], sealed(&sealer, b"0123456789")[5..29]);
         assert_ne!(&datagram[29..39], b"0123456789");
     }
