@@ -420,7 +420,7 @@ fn forms_that_are_not_the_shortest_are_refused() {
     // Neighbouring runs of one kind are one run.
     let mut digest = vec![4, 33, 0, 0, 1, 0, 0];
     digest.extend_from_slice(&[0; 24]);
-    digest.extend_from_slice(&[0, 1, 2, 1 << 2 | 1, 1 << 2 | 1]);
+    digest.extend_from_slice(&[0, 1, 2, (1 << 2) | 1, (1 << 2) | 1]);
     assert_eq!(error(&digest), WireError::OutOfRange("run kind"));
     // Adjacent ranges of a solicit are one range.
     let mut solicit = vec![5, 32, 0, 0, 0, 0];

@@ -139,6 +139,9 @@ pub struct Traffic {
 
 pub type Filter = Box<dyn FnMut(usize, usize, &mut Vec<u8>) -> bool>;
 
+/// A recorded datagram: who sent it, and its bytes.
+pub type Tapped = (usize, Vec<u8>);
+
 pub struct Fleet {
     pub seed: u64,
     pub now: Time,
@@ -154,7 +157,7 @@ pub struct Fleet {
     pub traffic: Traffic,
     hash: u64,
     /// Datagrams to `tap.0`, recorded as (from, bytes).
-    pub tap: Option<(usize, Vec<(usize, Vec<u8>)>)>,
+    pub tap: Option<(usize, Vec<Tapped>)>,
     /// Called for every datagram with its sender and receiver; may change it; `false` loses it.
     pub filter: Option<Filter>,
 }
@@ -338,7 +341,7 @@ impl Fleet {
         for chunk in seqs.chunks(10) {
             puppet.say(&mut self.nodes[index].core, now, |out| {
                 for &seq in chunk {
-                    let purge = digest_of(stream.node.0 ^ seq << 32);
+                    let purge = digest_of(stream.node.0 ^ (seq << 32));
                     let id = MessageId { stream, seq };
                     let tell = Tell {
                         body: purge.op().1,
