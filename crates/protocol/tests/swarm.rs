@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use common::{Apply, Fleet, Link, ms, secs};
 use powderhorn_protocol::config::Config;
+use powderhorn_protocol::id::MessageId;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -191,44 +192,33 @@ fn swarm(seed: u64) -> u64 {
     fleet.trace()
 }
 
-/// Lets a node that is about to stop bring out what nobody else has: cuts aside, at most a while.
+/// Lets a node that is about to stop bring out what no other running node holds, for a while. What
+/// it cannot bring out is lost with it, and nobody is to blame.
 fn tell_somebody(fleet: &mut Fleet, index: usize) {
-    let own: Vec<_> = fleet
-        .issued
-        .iter()
-        .filter(|(_, (_, _, at))| *at == index)
-        .map(|(id, _)| *id)
-        .collect();
-    let held_elsewhere = |fleet: &Fleet| {
-        own.iter().all(|id| {
-            fleet.nodes.iter().enumerate().any(|(other, node)| {
-                other != index
-                    && node.up
-                    && node
-                        .core
-                        .streams()
-                        .any(|view| view.id == id.stream && view.held.contains(id.seq))
-            })
-        })
+    let only_here = |fleet: &Fleet| -> Vec<MessageId> {
+        let holds = |other: usize, id: &MessageId| {
+            let node = &fleet.nodes[other];
+            node.up
+                && node
+                    .core
+                    .streams()
+                    .any(|view| view.id == id.stream && view.held.contains(id.seq))
+        };
+        fleet
+            .issued
+            .keys()
+            .filter(|id| holds(index, id))
+            .filter(|id| (0..fleet.nodes.len()).all(|other| other == index || !holds(other, id)))
+            .copied()
+            .collect()
     };
-    if fleet.run_until(fleet.now + secs(20), |fleet| held_elsewhere(fleet)) {
-        return;
+    for _ in 0..20 {
+        if only_here(fleet).is_empty() {
+            return;
+        }
+        fleet.run(secs(1));
     }
-    // Nobody can be reached: those purges are lost with the node, and nobody can be blamed.
-    let lost: Vec<_> = own
-        .into_iter()
-        .filter(|id| {
-            !fleet.nodes.iter().enumerate().any(|(other, node)| {
-                other != index
-                    && node.up
-                    && node
-                        .core
-                        .streams()
-                        .any(|view| view.id == id.stream && view.held.contains(id.seq))
-            })
-        })
-        .collect();
-    for id in lost {
+    for id in only_here(fleet) {
         fleet.excuse(id);
     }
 }
