@@ -30,5 +30,5 @@ lint: ## Formatting and clippy, warnings as errors
 shell: ## A shell where the others run
 	@$(DEBIAN13) shell
 
-clean: ## Forget what was built; the Debian 13 root stays
+clean: ## Forget what was built; the Debian 13 root in ~/.cache/powderhorn stays
 	@$(DEBIAN13) clean

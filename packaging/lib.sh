@@ -4,6 +4,10 @@
 say() { printf 'powderhorn: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
+# Where the Debian 13 roots are, one for each version of the recipe that this user has met.
+# shellcheck disable=SC2034 # Used by those who source this.
+cache=${XDG_CACHE_HOME:-${HOME:-/root}/.cache}/powderhorn
+
 is_debian13() {
     # A subshell, because os-release sets variables of common names.
     # shellcheck disable=SC1091

@@ -1,6 +1,6 @@
 #!/bin/bash
 # on-debian13.sh STEP [ARGUMENT...]: runs a step of steps.sh on Debian 13: on this host if it is one, else in a Debian 13
-# root that is made once. `on-debian13.sh results` then brings what a step built to this clone's target/.
+# root that is made once. `results` instead of a step brings what was built to this clone's target/, `clean` forgets it.
 set -euo pipefail
 here=$(dirname -- "$(readlink -f -- "$0")")
 # shellcheck source=packaging/lib.sh
@@ -34,14 +34,28 @@ install_on_host() {
 }
 
 if is_debian13; then
+    # What is built here lies in target/ already.
     [[ $1 != results ]] || exit 0
+    if [[ $1 == clean ]]; then
+        rm -rf -- "$repo/target"
+        exit 0
+    fi
     install_on_host
     exec "$here/steps.sh" "$@"
 fi
 
-root=$("$here/root/make-root.sh")
 # One root serves any number of clones, each in a folder named after its path.
 inside=/src/powderhorn-$(printf %s "$repo" | sha256sum | cut -c 1-12)
+if [[ $1 == clean ]]; then
+    for path in "${results[@]}"; do
+        rm -rf -- "$repo/target/$path"
+    done
+    # Nothing is made in order to be cleaned; and older roots have a folder of this clone, too.
+    rm -rf --one-file-system -- "$cache"/trixie-*"$inside" "$cache"/trixie-*"$inside".lock
+    exit 0
+fi
+
+root=$("$here/root/make-root.sh")
 need_free "$root" 1024
 
 if [[ $1 == results ]]; then
@@ -61,8 +75,4 @@ exec 9>"$root$inside.lock"
 flock 9
 rsync -rlp --checksum --delete --chmod=u+rwX,go+rX,go-w --exclude=/.git --exclude=/target -- "$repo/" "$root$inside/"
 exec 9>&-
-if [[ $1 == clean ]]; then
-    rm -rf --one-file-system -- "$root$inside"
-    exit 0
-fi
 exec "$here/root/enter.sh" "$root" "$inside" packaging/steps.sh "$@"

@@ -52,7 +52,9 @@ canary() {
 
 # cargo-clippy finds its driver by /proc/self/exe; these two variables are all that it would set.
 clippy() {
-    RUSTC_WORKSPACE_WRAPPER=$(command -v clippy-driver) CLIPPY_ARGS='-Dwarnings__CLIPPY_HACKERY__' \
+    local driver
+    driver=$(command -v clippy-driver) || die "clippy is missing (rustup component add clippy)"
+    RUSTC_WORKSPACE_WRAPPER=$driver CLIPPY_ARGS='-Dwarnings__CLIPPY_HACKERY__' \
         cargo check --locked --workspace --all-targets --keep-going
 }
 

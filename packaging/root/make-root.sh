@@ -12,7 +12,6 @@ umask 022
 # Raise it when this script changes what is inside the root; the list of packages counts by itself.
 recipe=1
 
-cache=${XDG_CACHE_HOME:-${HOME:?must be set}/.cache}/powderhorn
 key=$({ echo "$recipe"; cat "$here/packages"; } | sha256sum | cut -c 1-12)
 root=$cache/trixie-$key
 
