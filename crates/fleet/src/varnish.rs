@@ -234,7 +234,10 @@ impl Varnishd {
         let tail = log
             .get(log.len().saturating_sub(LOG_TAIL_BYTES)..)
             .unwrap_or_default();
-        String::from_utf8_lossy(tail).trim_end().to_owned()
+        match String::from_utf8_lossy(tail).trim_end() {
+            "" => "(nothing)".to_owned(),
+            text => text.to_owned(),
+        }
     }
 
     /// Asks it to end and returns at once; [`Varnishd::stop`] waits.
