@@ -338,7 +338,7 @@ fn a_later_epoch_of_this_node_is_stepped_over() {
     };
     let from = core.own_stream();
     let entry = holds(later, 1..=3);
-    puppet.digest(&mut core, now, 1, &[entry.clone()]);
+    puppet.digest(&mut core, now, 1, std::slice::from_ref(&entry));
     let to = core.own_stream();
     assert!(to.epoch.stamp > later.epoch.stamp);
     let events: Vec<Event> = std::iter::from_fn(|| core.poll_event()).collect();
