@@ -611,3 +611,81 @@ fn a_floor_skips_only_what_was_asked_for() {
             .is_some_and(|delivery| delivery.id == id(101))
     );
 }
+
+/// A core, a peer, and messages of one stream that the peer tells it of.
+fn told(config: &Config, seqs: &[u64]) -> (common::TestCore, Puppet, Time) {
+    let now = start_of_time();
+    let mut core = make_core(1, 0, 0, config, now, now);
+    let mut puppet = Puppet::join(1, &mut core, now);
+    for &seq in seqs {
+        puppet.tell(&mut core, now, id_of(seq), Tell::default());
+    }
+    (core, puppet, now)
+}
+
+fn id_of(seq: u64) -> MessageId {
+    MessageId {
+        stream: stream(1),
+        seq,
+    }
+}
+
+#[test]
+fn a_message_is_seen_when_the_cache_has_said_so_and_not_before() {
+    let (mut core, _, mut now) = told(&Config::default(), &[1, 2, 3]);
+    let deliveries: Vec<_> = std::iter::from_fn(|| core.poll_delivery(now)).collect();
+    assert_eq!(deliveries.len(), 3);
+    for seq in 1..=3 {
+        assert_eq!(core.knows(id_of(seq)), Knowledge::Held);
+    }
+    core.handle_applied(now, id_of(1), Outcome::Applied);
+    core.handle_applied(now, id_of(2), Outcome::Failed);
+    core.handle_applied(now, id_of(3), Outcome::Unsupported);
+    assert_eq!(core.knows(id_of(1)), Knowledge::Seen);
+    assert_eq!(core.knows(id_of(2)), Knowledge::Held);
+    assert_eq!(core.knows(id_of(3)), Knowledge::Unsupported);
+    assert_eq!(core.knows(id_of(4)), Knowledge::Unknown);
+    // A second answer changes nothing, nor does one for what was never handed out.
+    core.handle_applied(now, id_of(1), Outcome::Failed);
+    core.handle_applied(now, id_of(9), Outcome::Applied);
+    assert_eq!(core.knows(id_of(1)), Knowledge::Seen);
+    assert_eq!(core.knows(id_of(9)), Knowledge::Unknown);
+    // What failed is handed out again, a moment later and alone.
+    assert_eq!(core.poll_delivery(now), None);
+    now = now + secs(1);
+    core.handle_timeout(now);
+    assert_eq!(
+        core.poll_delivery(now).map(|delivery| delivery.id),
+        Some(id_of(2))
+    );
+    assert_eq!(core.poll_delivery(now), None);
+    // Applied or not, all are held for others.
+    let view = core.streams().find(|view| view.id == stream(1));
+    assert_eq!(view.map(|view| view.held.count()), Some(3));
+}
+
+#[test]
+fn a_message_that_nobody_has_any_more_is_given_up_and_counted() {
+    let config = Config {
+        retention: secs(10),
+        ..Config::default()
+    };
+    let (mut core, mut puppet, start) = told(&config, &[1, 2, 3, 4, 6, 7]);
+    while let Some(delivery) = core.poll_delivery(start) {
+        core.handle_applied(start, delivery.id, Outcome::Applied);
+    }
+    let wanted = |core: &common::TestCore| {
+        let view = core.streams().find(|view| view.id == stream(1));
+        view.map_or(0, |view| view.wanted)
+    };
+    assert_eq!(wanted(&core), 1);
+    let mut now = start;
+    while now < start + secs(60) {
+        now = core.poll_timeout();
+        puppet.ping(&mut core, now);
+        core.handle_timeout(now);
+        drain(&mut core, now);
+    }
+    assert_eq!((wanted(&core), core.stats().lost), (0, 1));
+    assert_eq!(core.held_bytes(), 0);
+}
