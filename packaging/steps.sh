@@ -50,12 +50,13 @@ canary() {
     say "canary: with a VMOD that applies nothing the demo fails, as it must: $(grep -m 1 'not purged' "$log")"
 }
 
-# cargo-clippy finds its driver by /proc/self/exe; these two variables are all that it would set.
+# cargo-clippy finds its driver by /proc/self/exe; these two variables are all that it would set. In the build's profile, so
+# that build scripts and macros are compiled for both at once.
 clippy() {
     local driver
     driver=$(command -v clippy-driver) || die "clippy is missing (rustup component add clippy)"
     RUSTC_WORKSPACE_WRAPPER=$driver CLIPPY_ARGS='-Dwarnings__CLIPPY_HACKERY__' \
-        cargo check --locked --workspace --all-targets --keep-going
+        cargo check --release --locked --workspace --all-targets --keep-going
 }
 
 case $1 in
