@@ -81,7 +81,8 @@ impl Peer {
             repair: BTreeMap::new(),
             repaired_last: None,
             floors: BTreeMap::new(),
-            budget_round: 0,
+            // No round: the first one that is asked for begins with a full budget, also round 0.
+            budget_round: u64::MAX,
             repair_left: 0,
             repaired: [BTreeMap::new(), BTreeMap::new()],
             repaired_turn: now,

@@ -689,3 +689,21 @@ fn a_message_that_nobody_has_any_more_is_given_up_and_counted() {
     assert_eq!((wanted(&core), core.stats().lost), (0, 1));
     assert_eq!(core.held_bytes(), 0);
 }
+
+#[test]
+fn the_same_thing_is_not_repaired_twice_within_a_round_trip() {
+    let (mut core, own) = issuer(&Config::default(), 10);
+    let now = start_of_time() + secs(1);
+    let mut puppet = Puppet::join(1, &mut core, now);
+    let mut ask = |core: &mut common::TestCore, at: Time| {
+        puppet.inbox.clear();
+        puppet.solicit(core, at, 0, own, &[1..=10]);
+        puppet.take(core, at);
+        puppet.repaired().len()
+    };
+    assert_eq!(ask(&mut core, now), 10);
+    assert_eq!(ask(&mut core, now + ms(5)), 0);
+    assert_eq!(core.stats().repairs_repeated, 10);
+    // It was lost, then.
+    assert_eq!(ask(&mut core, now + secs(1)), 10);
+}
