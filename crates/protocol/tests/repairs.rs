@@ -130,7 +130,8 @@ fn a_byte_capped_node_is_not_sent_again_what_it_dropped() {
     fleet.all_links(slow_links());
     fleet.settle();
     for n in 0..2_000 {
-        fleet.issue(n % 5);
+        // One stream after the other, so that of the first ones nothing is held any more.
+        fleet.issue(n / 400);
         fleet.run(ms(2));
     }
     fleet.run(secs(5));
@@ -138,8 +139,11 @@ fn a_byte_capped_node_is_not_sent_again_what_it_dropped() {
     assert!(fleet.stats(2).evicted > 1_500, "{}", fleet.stats(2).evicted);
     assert!(fleet.nodes[2].core.held_bytes() <= 20_000);
     assert_eq!(fleet.traffic.repaired, 0);
-    // Much longer than the cap and all that is remembered of quiet streams.
-    for _ in 0..12 {
+    // Much longer than all that is remembered of quiet streams, and with nobody to remind it.
+    fleet.cut(&[2], &[0, 1, 3, 4], true);
+    fleet.run(secs(400));
+    fleet.cut(&[2], &[0, 1, 3, 4], false);
+    for _ in 0..6 {
         fleet.run(secs(100));
         assert_eq!(
             fleet.traffic.repaired, 0,
@@ -706,4 +710,27 @@ fn the_same_thing_is_not_repaired_twice_within_a_round_trip() {
     assert_eq!(core.stats().repairs_repeated, 10);
     // It was lost, then.
     assert_eq!(ask(&mut core, now + secs(1)), 10);
+}
+
+#[test]
+fn the_same_thing_is_not_asked_of_two_peers_within_a_round_trip() {
+    let now = start_of_time();
+    let mut core = make_core(1, 0, 0, &Config::default(), now, now);
+    let mut one = Puppet::join(1, &mut core, now);
+    let mut other = Puppet::join(2, &mut core, now);
+    let claim = [holds(stream(1), 1..=100)];
+    one.digest(&mut core, now, 1, &claim);
+    other.digest(&mut core, now, 1, &claim);
+    let settle = |core: &mut common::TestCore, at: Time| {
+        for step in 0..20 {
+            core.handle_timeout(at + ms(step));
+            drain(core, at + ms(step));
+        }
+        core.stats().solicited
+    };
+    assert_eq!(settle(&mut core, now), 100);
+    // It did not come.
+    let later = now + secs(2);
+    other.digest(&mut core, later, 9, &claim);
+    assert_eq!(settle(&mut core, later), 200);
 }
