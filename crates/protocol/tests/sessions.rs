@@ -475,3 +475,58 @@ fn purges_of_unknown_ops_are_refused_where_they_are_issued() {
     };
     assert_eq!(core.knows(id), Knowledge::Unknown);
 }
+
+/// A copy made with the memory: the same stream, the same instance, the same random numbers.
+#[test]
+fn two_copies_of_one_running_process_become_two() {
+    for seed in 0..10 {
+        let mut fleet = Fleet::new(seed, 3, &Config::default());
+        let now = fleet.now;
+        for (index, others) in [(1, [0, 2]), (2, [0, 1])] {
+            fleet.nodes[index].core = make_core(99, 7, 0, &Config::default(), now, now);
+            for other in others {
+                fleet.nodes[index].core.add_peer(now, PeerId(other), "");
+            }
+        }
+        fleet.run(secs(20));
+        // What one of them issues first, before the other speaks, is the stream's.
+        fleet.issue(1);
+        fleet.run(secs(5));
+        for n in 0..20 {
+            fleet.issue(1 + n % 2);
+            fleet.run(ms(50));
+        }
+        fleet.converge(secs(20));
+        fleet.assert_applied_once();
+        assert_ne!(
+            fleet.nodes[1].core.own_stream(),
+            fleet.nodes[2].core.own_stream(),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn a_peer_that_falls_silent_is_down_and_up_again_when_heard() {
+    let mut fleet = Fleet::new(12, 3, &Config::default());
+    fleet.settle();
+    let count = |fleet: &Fleet, wanted: Event| {
+        let events = fleet.nodes[0].events.iter();
+        events.filter(|event| **event == wanted).count()
+    };
+    assert_eq!(count(&fleet, Event::PeerUp(PeerId(1))), 1);
+    fleet.freeze(1);
+    fleet.run(secs(30));
+    assert_eq!(count(&fleet, Event::PeerDown(PeerId(1))), 1);
+    assert_eq!(count(&fleet, Event::PeerDown(PeerId(2))), 0);
+    fleet.thaw(1);
+    fleet.run(secs(10));
+    assert_eq!(count(&fleet, Event::PeerUp(PeerId(1))), 2);
+    // The same session goes on: it was no restart.
+    assert_eq!(count(&fleet, Event::PeerRestarted(PeerId(1))), 0);
+    assert_eq!(fleet.stats(0).sessions, 2);
+    // A quiet fleet is not a silent one.
+    fleet.run(secs(300));
+    assert_eq!(count(&fleet, Event::PeerDown(PeerId(1))), 1);
+    assert_eq!(count(&fleet, Event::PeerDown(PeerId(2))), 0);
+}
