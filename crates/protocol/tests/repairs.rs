@@ -13,10 +13,12 @@ use common::{
     Fleet, Link, digest_of, disseminates, make_core, ms, retain_messages, secs, start_of_time,
     streams_of,
 };
+use powderhorn_protocol::bounds::{PLAINTEXT_BYTES_MAX, READY_MAX};
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{Epoch, MessageId, NodeId, StreamId};
+use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::time::Time;
-use powderhorn_protocol::wire::{Datagram, Frame};
+use powderhorn_protocol::wire::{DataWriter, Datagram, Frame, WireMessage};
 use powderhorn_protocol::{Knowledge, Outcome, PeerId, To};
 
 fn slow_links() -> Link {
@@ -733,4 +735,54 @@ fn the_same_thing_is_not_asked_of_two_peers_within_a_round_trip() {
     let later = now + secs(2);
     other.digest(&mut core, later, 9, &claim);
     assert_eq!(settle(&mut core, later), 200);
+}
+
+#[test]
+fn what_comes_faster_than_the_cache_takes_it_stays_wanted() {
+    let now = start_of_time();
+    let mut core = make_core(1, 0, 0, &Config::default(), now, now);
+    let mut puppet = Puppet::join(1, &mut core, now);
+    let count = READY_MAX + 100;
+    let tell = |core: &mut common::TestCore, puppet: &mut Puppet, at: Time, seqs: &[u64]| {
+        puppet.say(core, at, |out| {
+            let mut writer = DataWriter::new(out, PLAINTEXT_BYTES_MAX, stream(1), 0);
+            for &seq in seqs {
+                let (age_ms, issued_ms, op, body) = (0, 0, Purge::OP_DIGEST, &[7; 32][..]);
+                assert!(writer.push(&WireMessage {
+                    seq,
+                    age_ms,
+                    issued_ms,
+                    op,
+                    body
+                }));
+            }
+            writer.finish();
+        });
+    };
+    for chunk in (1..=count).collect::<Vec<_>>().chunks(25) {
+        tell(&mut core, &mut puppet, now, chunk);
+    }
+    assert_eq!(
+        (core.ready_count(), core.stats().deferred),
+        (READY_MAX, 100)
+    );
+    assert_eq!(core.knows(id_of(count)), Knowledge::Unknown);
+    let wanted = core.streams().find(|view| view.id == stream(1));
+    assert_eq!(wanted.map(|view| view.wanted), Some(100));
+    while let Some(delivery) = core.poll_delivery(now) {
+        core.handle_applied(now, delivery.id, Outcome::Applied);
+    }
+    // The cache has caught up: what was left where it was is asked for.
+    let later = now + secs(1);
+    puppet.digest(&mut core, later, 1, &[holds(stream(1), 1..=count)]);
+    for step in 0..20 {
+        core.handle_timeout(later + ms(step));
+        drain(&mut core, later + ms(step));
+    }
+    assert_eq!(core.stats().solicited, 100);
+    for chunk in (READY_MAX + 1..=count).collect::<Vec<_>>().chunks(25) {
+        tell(&mut core, &mut puppet, later, chunk);
+    }
+    let rest = std::iter::from_fn(|| core.poll_delivery(later)).count();
+    assert_eq!(rest, 100);
 }
