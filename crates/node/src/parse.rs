@@ -439,21 +439,17 @@ fn family(address: SocketAddr) -> &'static str {
 mod tests {
     use super::*;
 
-    /// Written once: the tests run at the same time, and a file that is being written is empty.
-    fn key_file() -> String {
-        static PATH: std::sync::OnceLock<String> = std::sync::OnceLock::new();
-        let write = || {
-            let name = format!("powderhorn-parse-{}", std::process::id());
-            let path = std::env::temp_dir().join(name);
-            std::fs::write(&path, "0f".repeat(32)).expect("a temporary file");
-            path.display().to_string()
-        };
-        PATH.get_or_init(write).clone()
-    }
-
+    /// A key file of its own for each reading, for the tests run at the same time.
     fn read(text: &str) -> std::result::Result<Config, String> {
-        let text = text.replace("KEYS", &key_file());
-        parse(Path::new("/etc/p.toml"), &text).map_err(|error| error.to_string())
+        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+        let n = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let name = format!("powderhorn-parse-{}-{n}", std::process::id());
+        let keys = std::env::temp_dir().join(name);
+        std::fs::write(&keys, "0f".repeat(32)).expect("a temporary file");
+        let text = text.replace("KEYS", &keys.display().to_string());
+        let config = parse(Path::new("/etc/p.toml"), &text).map_err(|error| error.to_string());
+        std::fs::remove_file(&keys).expect("its removal");
+        config
     }
 
     const WHOLE: &str = r#"

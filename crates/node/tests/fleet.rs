@@ -180,6 +180,7 @@ fn two_nodes_of_one_name_are_named() {
         assert_eq!(duplicate.addresses.len(), 2);
         assert!(status.verdict.contains("node-1"), "{}", status.verdict);
     }
+    eventually("counted", || nodes[1].counter("duplicate_nodes") > 0);
     eventually("a notice", || {
         nodes[1]
             .node

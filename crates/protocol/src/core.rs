@@ -1165,6 +1165,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
     }
 
     fn emit(&mut self, event: Event) {
+        if let Event::DuplicateNode { .. } = event {
+            self.stats.duplicate_nodes += 1;
+        }
         if self.events.len() >= EVENTS_MAX {
             self.events.pop_front();
             self.stats.events_dropped += 1;

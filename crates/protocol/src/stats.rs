@@ -98,6 +98,8 @@ stats! {
     repairs_repeated,
     /// Floors sent: "what you ask for is older than you want".
     floors_out,
+    /// Times that one node id was found to be used by two live processes.
+    duplicate_nodes,
     /// Own streams opened because another process spoke as this node.
     reopened,
     /// Events dropped because nobody took them.
