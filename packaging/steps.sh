@@ -48,6 +48,7 @@ canary() {
     fi
     grep -q 'not purged' "$log" || die "canary: the demo failed, but not for want of purges: $(tail -n 1 "$log") ($log)"
     say "canary: with a VMOD that applies nothing the demo fails, as it must: $(grep -m 1 'not purged' "$log")"
+    rm -rf -- "$target/canary/release"
 }
 
 # cargo-clippy finds its driver by /proc/self/exe; these two variables are all that it would set. In the build's profile, so

@@ -89,7 +89,8 @@ make_root() {
         *) die "wrong architecture: Powderhorn builds on amd64 and arm64, not on $(dpkg --print-architecture)" ;;
     esac
     check_privileges
-    need_free "$cache" 4096
+    # The root itself, and one clone's build of everything.
+    need_free "$cache" 6144
     host_install mmdebstrap rsync debian-archive-keyring
     mirror=$(choose_mirror)
     packages=$(grep -v '^#' "$here/packages" | paste -s -d ,)
