@@ -333,37 +333,27 @@ impl<'a> Data<'a> {
     }
 
     fn try_messages(&self) -> impl Iterator<Item = Result<WireMessage<'a>>> + use<'a> {
-        let mut input = Reader(self.messages);
         let (mut seq, mut issued_ms) = (0u64, 0u64);
-        std::iter::from_fn(move || {
-            if input.0.is_empty() {
-                return None;
-            }
-            let message = (|| {
-                let skipped = input.varint()?;
-                seq = skipped
-                    .checked_add(seq + 1)
-                    .filter(|&seq| seq <= SEQ_MAX)
-                    .ok_or(WireError::OutOfRange("seq"))?;
-                let age_ms = input.varint()?;
-                issued_ms = issued_ms
-                    .checked_add(input.varint()?)
-                    .ok_or(WireError::OutOfRange("time of issue"))?;
-                let op =
-                    u16::try_from(input.varint()?).map_err(|_| WireError::OutOfRange("op code"))?;
-                let len = usize::try_from(input.varint()?).map_err(|_| WireError::Truncated)?;
-                Ok(WireMessage {
-                    seq,
-                    age_ms,
-                    issued_ms,
-                    op,
-                    body: input.take(len)?,
-                })
-            })();
-            if message.is_err() {
-                input = Reader(&[]);
-            }
-            Some(message)
+        each(self.messages, move |input| {
+            let skipped = input.varint()?;
+            seq = skipped
+                .checked_add(seq + 1)
+                .filter(|&seq| seq <= SEQ_MAX)
+                .ok_or(WireError::OutOfRange("seq"))?;
+            let age_ms = input.varint()?;
+            issued_ms = issued_ms
+                .checked_add(input.varint()?)
+                .ok_or(WireError::OutOfRange("time of issue"))?;
+            let op =
+                u16::try_from(input.varint()?).map_err(|_| WireError::OutOfRange("op code"))?;
+            let len = usize::try_from(input.varint()?).map_err(|_| WireError::Truncated)?;
+            Ok(WireMessage {
+                seq,
+                age_ms,
+                issued_ms,
+                op,
+                body: input.take(len)?,
+            })
         })
     }
 
@@ -482,17 +472,7 @@ impl<'a> Digest<'a> {
     pub const ASKS: u8 = 1;
 
     fn try_entries(&self) -> impl Iterator<Item = Result<DigestEntry<'a>>> + use<'a> {
-        let mut input = Reader(self.entries);
-        std::iter::from_fn(move || {
-            if input.0.is_empty() {
-                return None;
-            }
-            let entry = DigestEntry::decode(&mut input);
-            if entry.is_err() {
-                input = Reader(&[]);
-            }
-            Some(entry)
-        })
+        each(self.entries, DigestEntry::decode)
     }
 
     /// The entries, in the sender's order.
@@ -666,17 +646,7 @@ pub struct SolicitEntry<'a> {
 
 impl<'a> Solicit<'a> {
     fn try_entries(&self) -> impl Iterator<Item = Result<SolicitEntry<'a>>> + use<'a> {
-        let mut input = Reader(self.entries);
-        std::iter::from_fn(move || {
-            if input.0.is_empty() {
-                return None;
-            }
-            let entry = SolicitEntry::decode(&mut input);
-            if entry.is_err() {
-                input = Reader(&[]);
-            }
-            Some(entry)
-        })
+        each(self.entries, SolicitEntry::decode)
     }
 
     /// The entries, in the sender's order.
@@ -818,6 +788,24 @@ fn close_frame(out: &mut [u8], start: usize) {
         "a frame is smaller than a datagram"
     );
     out[start + 1..start + 3].copy_from_slice(&(len as u16).to_le_bytes());
+}
+
+/// Decodes one value after the other until the input ends; nothing more after an error.
+fn each<'a, T, F>(input: &'a [u8], mut decode: F) -> impl Iterator<Item = Result<T>> + use<'a, T, F>
+where
+    F: FnMut(&mut Reader<'a>) -> Result<T>,
+{
+    let mut input = Reader(input);
+    std::iter::from_fn(move || {
+        if input.0.is_empty() {
+            return None;
+        }
+        let value = decode(&mut input);
+        if value.is_err() {
+            input = Reader(&[]);
+        }
+        Some(value)
+    })
 }
 
 /// What is left of the input.
