@@ -17,6 +17,9 @@ pub const PLAINTEXT_BYTES_MAX: usize = DATAGRAM_BYTES_MAX - SEAL_BYTES;
 /// what a later version may add to a datagram. Larger ones are refused where they are issued.
 pub const MESSAGE_BYTES_MAX: usize = 1_100;
 
+/// Longest surrogate key: the longest that fits into a message of its own, rounded down.
+pub const KEY_BYTES_MAX: usize = 1_024;
+
 /// Largest sequence number. Nobody counts this far, and sums stay clear of overflow: even a run of
 /// all numbers has a length that two bits fit beside.
 pub const SEQ_MAX: u64 = (1 << 62) - 2;

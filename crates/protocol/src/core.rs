@@ -16,7 +16,7 @@ use crate::bounds::{
 };
 use crate::config::Config;
 use crate::gossip::PendingSolicit;
-use crate::id::{Epoch, MessageId, NodeId, StreamId};
+use crate::id::{Epoch, MessageId, MessageIds, NodeId, StreamId};
 use crate::peer::{Peer, PeerId, Session};
 use crate::purge::Purge;
 use crate::ranges::{RangeSet, width};
@@ -102,6 +102,9 @@ pub enum PurgeError {
     /// Purges are issued faster than they can be sent. Try again.
     #[error("{OUTBOX_MAX} purges wait to be sent; try again")]
     Busy,
+    /// There is nothing to issue.
+    #[error("no purge to issue")]
+    Nothing,
     /// Not a purge of this version.
     #[error("op {0} is not known to this version")]
     Unsupported(u16),
@@ -321,16 +324,37 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.digests.retain(|(to, _)| *to != peer);
     }
 
-    /// Issues a purge: gives it an id, holds it and has it sent to all peers. It is in flight with
-    /// the caller, who applies it and tells by [`Core::handle_applied`].
+    /// Issues one purge: see [`Core::handle_purges`].
     pub fn handle_purge(&mut self, now: Time, purge: Purge) -> Result<MessageId, PurgeError> {
-        if let Purge::Unknown { op, .. } = purge {
-            return Err(PurgeError::Unsupported(op));
+        let ids = self.handle_purges(now, [purge])?;
+        Ok(MessageId {
+            stream: ids.stream,
+            seq: ids.first,
+        })
+    }
+
+    /// Issues purges that belong together, all or none: consecutive messages, which are held at
+    /// once, go out with the next datagrams, and are in flight with the caller, who says by
+    /// [`Core::handle_applied`] what became of each in the local cache.
+    pub fn handle_purges(
+        &mut self,
+        now: Time,
+        purges: impl IntoIterator<Item = Purge, IntoIter: ExactSizeIterator + Clone>,
+    ) -> Result<MessageIds, PurgeError> {
+        let purges = purges.into_iter();
+        for purge in purges.clone() {
+            if let Purge::Unknown { op, .. } = purge {
+                return Err(PurgeError::Unsupported(op));
+            }
+            let bytes = purge.message_bytes_max();
+            if bytes > MESSAGE_BYTES_MAX {
+                self.stats.issue_refused_large += 1;
+                return Err(PurgeError::TooLarge(bytes));
+            }
         }
-        let bytes = purge.message_bytes_max();
-        if bytes > MESSAGE_BYTES_MAX {
-            self.stats.issue_refused_large += 1;
-            return Err(PurgeError::TooLarge(bytes));
+        let count = purges.len() as u64;
+        if count == 0 {
+            return Err(PurgeError::Nothing);
         }
         let round = self.round;
         let stream = self
@@ -338,31 +362,34 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .entry(self.own)
             .or_insert_with(|| Stream::new(round));
         stream.young_from = Some(1);
-        if stream.top - self.sent >= OUTBOX_MAX {
+        if (stream.top - self.sent).saturating_add(count) > OUTBOX_MAX {
             self.stats.issue_refused_busy += 1;
             return Err(PurgeError::Busy);
         }
-        stream.top += 1;
-        let id = MessageId {
+        let ids = MessageIds {
             stream: self.own,
-            seq: stream.top,
+            first: stream.top + 1,
+            last: stream.top + count,
         };
-        stream.known.insert(id.seq);
-        stream.held.insert(id.seq);
-        stream.in_flight.insert(id.seq);
+        stream.top = ids.last;
+        for set in [&mut stream.known, &mut stream.held, &mut stream.in_flight] {
+            set.insert_range(ids.first..=ids.last);
+        }
         stream.changed = round;
         stream.last_born = Some(now);
         let issued_ms = now.since(self.opened).as_millis() as u64;
-        self.store.insert(
-            id,
-            Held {
-                born: now,
-                issued_ms,
-                purge,
-            },
-        );
-        self.stats.issued += 1;
-        Ok(id)
+        for (id, purge) in ids.iter().zip(purges) {
+            self.store.insert(
+                id,
+                Held {
+                    born: now,
+                    issued_ms,
+                    purge,
+                },
+            );
+        }
+        self.stats.issued += count;
+        Ok(ids)
     }
 
     /// Takes the cache's answer for a message in flight; any other id is ignored.
@@ -629,7 +656,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let message_id = MessageId { stream: id, seq };
         let unsupported_op = match purge {
             Purge::Unknown { op, .. } => Some(op),
-            Purge::Digest(_) => None,
+            _ => None,
         };
         if unsupported_op.is_some() {
             stream.unsupported.insert(seq);

@@ -38,6 +38,25 @@ pub struct MessageId {
     pub seq: u64,
 }
 
+/// The ids of messages that were issued together: one, or consecutive ones of a stream.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MessageIds {
+    /// The stream the messages belong to.
+    pub stream: StreamId,
+    /// The first one's place in it.
+    pub first: u64,
+    /// The last one's place in it, at least `first`.
+    pub last: u64,
+}
+
+impl MessageIds {
+    /// The ids, ascending.
+    pub fn iter(&self) -> impl Iterator<Item = MessageId> + use<> {
+        let stream = self.stream;
+        (self.first..=self.last).map(move |seq| MessageId { stream, seq })
+    }
+}
+
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
@@ -62,6 +81,17 @@ impl fmt::Display for MessageId {
     }
 }
 
+/// A [`MessageId`], and for several a hyphen and the last sequence number.
+impl fmt::Display for MessageIds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.stream, self.first)?;
+        if self.last != self.first {
+            write!(f, "-{}", self.last)?;
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -81,6 +111,12 @@ impl fmt::Debug for StreamId {
 }
 
 impl fmt::Debug for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Debug for MessageIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
@@ -117,21 +153,40 @@ impl FromStr for StreamId {
     }
 }
 
+fn seq(text: &str) -> Option<u64> {
+    let valid = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
+    let seq = valid.then(|| text.parse().ok()).flatten();
+    seq.filter(|&seq| seq > 0)
+}
+
 impl FromStr for MessageId {
     type Err = ParseIdError;
     fn from_str(text: &str) -> Result<Self, ParseIdError> {
-        let error = || ParseIdError(text.chars().take(100).collect());
-        let (stream, seq) = text.split_once(':').ok_or_else(error)?;
-        if seq.is_empty() || seq.len() > 20 || !seq.bytes().all(|b| b.is_ascii_digit()) {
-            return Err(error());
-        }
-        let seq = seq.parse().map_err(|_| error())?;
-        if seq == 0 {
-            return Err(error());
+        let ids: MessageIds = text.parse()?;
+        if text.contains('-') {
+            return Err(ParseIdError(text.chars().take(100).collect()));
         }
         Ok(MessageId {
+            stream: ids.stream,
+            seq: ids.first,
+        })
+    }
+}
+
+impl FromStr for MessageIds {
+    type Err = ParseIdError;
+    fn from_str(text: &str) -> Result<Self, ParseIdError> {
+        let error = || ParseIdError(text.chars().take(100).collect());
+        let (stream, seqs) = text.split_once(':').ok_or_else(error)?;
+        let (first, last) = seqs.split_once('-').unwrap_or((seqs, seqs));
+        let (first, last) = seq(first).zip(seq(last)).ok_or_else(error)?;
+        if last < first {
+            return Err(error());
+        }
+        Ok(MessageIds {
             stream: stream.parse().map_err(|_| error())?,
-            seq,
+            first,
+            last,
         })
     }
 }
@@ -158,6 +213,31 @@ mod tests {
             id.to_string(),
             "0000000000c0ffee.19aa1b2c3d4.0000000000000007:18446744073709551615"
         );
+    }
+
+    #[test]
+    fn several_ids_read_back_what_they_print() {
+        let ids = MessageIds {
+            stream: StreamId::default(),
+            first: 7,
+            last: 9,
+        };
+        assert_eq!(ids.to_string().parse(), Ok(ids));
+        assert!(ids.to_string().ends_with(":7-9"));
+        assert_eq!(ids.iter().count(), 3);
+        assert!(ids.to_string().parse::<MessageId>().is_err());
+        let one = MessageIds { last: 7, ..ids };
+        assert_eq!(one.to_string().parse(), Ok(one));
+        assert!(one.to_string().ends_with(":7"));
+        for text in [
+            "a.b.c:7-6",
+            "a.b.c:7-",
+            "a.b.c:-7",
+            "a.b.c:0-7",
+            "a.b.c:7-7-7",
+        ] {
+            assert!(text.parse::<MessageIds>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -8,8 +8,6 @@
 
 use std::ops::RangeInclusive;
 
-use bytes::Bytes;
-
 use crate::bounds::{NAME_BYTES_MAX, SEQ_MAX};
 use crate::id::{Epoch, NodeId, StreamId};
 use crate::purge::Purge;
@@ -45,7 +43,7 @@ pub enum WireError {
     OutOfRange(&'static str),
 }
 
-type Result<T> = std::result::Result<T, WireError>;
+pub(crate) type Result<T> = std::result::Result<T, WireError>;
 
 /// Who sends, to whom, and which datagram of the sender's session it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -294,32 +292,9 @@ pub struct WireMessage<'a> {
 }
 
 impl WireMessage<'_> {
-    /// The purge that the op stands for; an op code that is not known here, or a known one whose
-    /// body is not of this version's form, is [`Purge::Unknown`].
+    /// The purge that the op stands for: see [`Purge::from_op`].
     pub fn purge(&self) -> Purge {
-        match (self.op, <[u8; 32]>::try_from(self.body)) {
-            (Purge::OP_DIGEST, Ok(digest)) => Purge::Digest(digest),
-            _ => Purge::Unknown {
-                op: self.op,
-                body: Bytes::copy_from_slice(self.body),
-            },
-        }
-    }
-}
-
-impl Purge {
-    /// The op code and body that the purge travels as.
-    pub fn op(&self) -> (u16, &[u8]) {
-        match self {
-            Purge::Digest(digest) => (Purge::OP_DIGEST, digest),
-            Purge::Unknown { op, body } => (*op, body),
-        }
-    }
-
-    /// Most bytes that the purge can take as a message, its id included: what
-    /// [`crate::bounds::MESSAGE_BYTES_MAX`] is compared with.
-    pub fn message_bytes_max(&self) -> usize {
-        MESSAGE_OVERHEAD_BYTES + self.op().1.len()
+        Purge::from_op(self.op, self.body)
     }
 }
 
@@ -760,7 +735,7 @@ pub fn varint_bytes(value: u64) -> usize {
     (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
-fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push(value as u8 | 0x80);
         value >>= 7;
@@ -809,10 +784,10 @@ where
 }
 
 /// What is left of the input.
-struct Reader<'a>(&'a [u8]);
+pub(crate) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Result<&'a [u8]> {
+    pub fn take(&mut self, len: usize) -> Result<&'a [u8]> {
         let (head, tail) = self.0.split_at_checked(len).ok_or(WireError::Truncated)?;
         self.0 = tail;
         Ok(head)
@@ -828,7 +803,7 @@ impl<'a> Reader<'a> {
         Ok(*head)
     }
 
-    fn u8(&mut self) -> Result<u8> {
+    pub fn u8(&mut self) -> Result<u8> {
         self.array().map(|[byte]| byte)
     }
 
@@ -840,7 +815,7 @@ impl<'a> Reader<'a> {
         self.array().map(u64::from_le_bytes)
     }
 
-    fn varint(&mut self) -> Result<u64> {
+    pub fn varint(&mut self) -> Result<u64> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.u8()?;

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use powderhorn_protocol::bounds::PLAINTEXT_BYTES_MAX;
 use powderhorn_protocol::config::Config;
-use powderhorn_protocol::id::{MessageId, NodeId, StreamId};
-use powderhorn_protocol::purge::Purge;
+use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId};
+use powderhorn_protocol::purge::{Ban, BanField, BanOperator, BanTest, Host, Keys, Purge};
 use powderhorn_protocol::stats::Stats;
 use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::time::Time;
@@ -172,6 +172,36 @@ pub fn digest_of(n: u64) -> Purge {
     digest[..8].copy_from_slice(&n.to_le_bytes());
     digest[24..].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
     Purge::Digest(digest)
+}
+
+/// A purge of one kind or another: each fourth is none by digest.
+pub fn purge_of(n: u64) -> Purge {
+    let key = format!("key-{n}");
+    let keys = || {
+        Keys::pack([key.as_bytes(), b"another"])
+            .expect("valid keys")
+            .remove(0)
+    };
+    let ban = || {
+        Ban::new(&[BanTest {
+            field: BanField::Url,
+            operator: BanOperator::Match,
+            argument: key.as_bytes(),
+        }])
+    };
+    match n % 32 {
+        3 => Purge::Keys(keys()),
+        7 => Purge::SoftKeys(keys()),
+        11 => Purge::Ban(ban().expect("a valid ban")),
+        15 => Purge::Flush(Host::new(key.as_bytes()).expect("a valid host")),
+        19 => Purge::Everything,
+        23 => Purge::SoftEverything,
+        27 => match digest_of(n) {
+            Purge::Digest(digest) => Purge::SoftDigest(digest),
+            other => other,
+        },
+        _ => digest_of(n),
+    }
 }
 
 impl Fleet {
@@ -357,23 +387,31 @@ impl Fleet {
 
     /// Issues a purge at a node, which applies it at once.
     pub fn issue(&mut self, index: usize) -> MessageId {
-        let purge = digest_of(self.issued.len() as u64);
+        let purge = purge_of(self.issued.len() as u64);
         self.issue_purge(index, purge)
     }
 
     pub fn issue_purge(&mut self, index: usize, purge: Purge) -> MessageId {
+        let ids = self.issue_purges(index, vec![purge]);
+        ids.iter().next().expect("one id")
+    }
+
+    /// Issues purges that belong together.
+    pub fn issue_purges(&mut self, index: usize, purges: Vec<Purge>) -> MessageIds {
         let now = self.now;
         let node = &mut self.nodes[index];
-        let id = node
+        let ids = node
             .core
-            .handle_purge(now, purge.clone())
+            .handle_purges(now, purges.clone())
             .expect("the outbox has room");
-        let before = self.issued.insert(id, (purge, now, index));
-        assert!(before.is_none(), "{id} was given twice");
-        node.core.handle_applied(now, id, Outcome::Applied);
-        note_applied(node, now, id, &mut self.hash);
+        for (id, purge) in ids.iter().zip(purges) {
+            let before = self.issued.insert(id, (purge, now, index));
+            assert!(before.is_none(), "{id} was given twice");
+            node.core.handle_applied(now, id, Outcome::Applied);
+            note_applied(node, now, id, &mut self.hash);
+        }
         self.pump(index);
-        id
+        ids
     }
 
     pub fn link_mut(&mut self, from: usize, to: usize) -> &mut Link {
