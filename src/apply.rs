@@ -28,7 +28,7 @@ pub fn apply(worker: Worker, purge: &Purge) -> Outcome {
             worker.purge(digest);
             Outcome::Applied
         }
-        Purge::Unknown { .. } => Outcome::Unsupported,
+        _ => Outcome::Unsupported,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use powderhorn_node::Purge;
+use powderhorn_node::{MessageIds, Purge};
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
 
@@ -65,7 +65,7 @@ pub fn purge(ctx: &Ctx<'_>, digest: ObjectDigest) -> Result<VCL_STRING, Problem>
     let ticket = node
         .issue(purge.clone())
         .map_err(|e| Problem::Log(e.to_string()))?;
-    let text = ticket.id().to_string();
+    let text = ticket.ids().to_string();
     // Should this panic, the ticket is dropped and the apply thread does it.
     let outcome = apply::apply(worker, &purge);
     ticket.complete(outcome);
@@ -83,7 +83,7 @@ pub fn knows(id: &CStr) -> Result<bool, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
     let id = id.to_str().ok();
     Ok(id
-        .and_then(|id| id.parse().ok())
+        .and_then(|id| id.parse::<MessageIds>().ok())
         .is_some_and(|id| node.knows(id)))
 }
 

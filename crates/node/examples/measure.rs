@@ -135,7 +135,7 @@ fn purge(n: usize) -> Purge {
 fn issue(fleet: &Fleet, n: usize) -> (MessageId, Instant, Duration) {
     let start = Instant::now();
     let ticket = fleet.nodes[0].issue(purge(n)).expect("issued");
-    let id = ticket.id();
+    let id = ticket.ids().first();
     ticket.complete(Outcome::Applied);
     (id, start, start.elapsed())
 }

@@ -16,6 +16,11 @@
 //! site = "fra"                     # optional
 //! address = "192.0.2.8:4277"
 //!
+//! [purge]                          # all optional
+//! key_headers = ["Surrogate-Key", "xkey"]
+//! bans_max = 10000
+//! soft_rate = 10000
+//!
 //! [limits]                         # all optional
 //! retention = "24h"
 //! retention_bytes = "256MiB"
@@ -66,8 +71,48 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// `peer`: the other nodes. What names this node itself is left out.
     pub peers: Vec<PeerConfig>,
+    /// `purge`.
+    pub purge: PurgeConfig,
     /// `limits`.
     pub limits: Limits,
+}
+
+/// How purges are applied to the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PurgeConfig {
+    /// `purge.key_headers`: response headers that an object's surrogate keys are read from, in any
+    /// case; 1 to 32 names of at most 100 characters. Default: [`KEY_HEADERS`]. Each node of a fleet
+    /// should have the same.
+    pub key_headers: Vec<String>,
+    /// `purge.bans_max`: live bans in varnishd, anybody's, beyond which no more of ours are added:
+    /// each costs every object's next hit some 50 ns. 16 to 1,000,000; default 10,000. A ban that is
+    /// issued here is then refused, one of another node waits until there is room.
+    pub bans_max: u64,
+    /// `purge.soft_rate`: objects per second that a soft purge of everything takes the TTL of, so
+    /// that the origin is not asked for all of them at once. 1 to 10,000,000; default 10,000.
+    pub soft_rate: u64,
+}
+
+/// Response headers that surrogate keys come in, from whichever application.
+pub const KEY_HEADERS: [&str; 8] = [
+    "Surrogate-Key",
+    "xkey",
+    "Cache-Tag",
+    "Cache-Tags",
+    "X-Cache-Tags",
+    "Purge-Cache-Tags",
+    "X-Key-Tags",
+    "Cache-Groups",
+];
+
+impl Default for PurgeConfig {
+    fn default() -> Self {
+        PurgeConfig {
+            key_headers: KEY_HEADERS.map(str::to_owned).into(),
+            bans_max: 10_000,
+            soft_rate: 10_000,
+        }
+    }
 }
 
 /// Another node of the fleet.
@@ -181,6 +226,7 @@ impl Config {
             fleet: "powderhorn".into(),
             key_file: None,
             peers: Vec::new(),
+            purge: PurgeConfig::default(),
             limits: Limits::default(),
         }
     }

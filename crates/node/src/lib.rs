@@ -35,13 +35,15 @@ mod status;
 mod sys;
 
 pub use crate::apply::{Applier, Cache, Job};
-pub use crate::config::{Config, ConfigError, Limits, PEERS_MAX, PORT_MIN, PeerConfig};
+pub use crate::config::{
+    Config, ConfigError, KEY_HEADERS, Limits, PEERS_MAX, PORT_MIN, PeerConfig, PurgeConfig,
+};
 pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
 pub use crate::net::BindError;
 pub use crate::node::{IssueError, Node, StartError, Ticket, node_id};
 pub use crate::seal::{OpenError, SealError, Sealer};
 pub use crate::status::{Counter, DuplicateName, Notice, PeerStatus, SocketStatus, Status};
-pub use powderhorn_protocol::id::{MessageId, NodeId, StreamId};
+pub use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId};
 pub use powderhorn_protocol::purge::Purge;
 pub use powderhorn_protocol::{Knowledge, Outcome};
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use log::Level;
 use parking_lot::{Condvar, Mutex};
-use powderhorn_protocol::id::{MessageId, NodeId};
+use powderhorn_protocol::id::{MessageId, MessageIds, NodeId};
 use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::{Core, Identity, Knowledge, Outcome, PeerId, PurgeError};
@@ -225,21 +225,26 @@ impl Node {
         Ok(Node { shared, handle })
     }
 
-    /// Issues a purge: it gets an id and goes to the whole fleet at once, from the calling thread
-    /// unless another one is sending. The caller applies it to the local cache and says so by
-    /// [`Ticket::complete`]. Waits for nobody.
+    /// Issues a purge: see [`Node::issue_all`].
     pub fn issue(&self, purge: Purge) -> Result<Ticket, IssueError> {
+        self.issue_all(vec![purge])
+    }
+
+    /// Issues purges that belong together, all or none: they get consecutive ids and go to the whole
+    /// fleet at once, from the calling thread unless another one is sending. The caller applies
+    /// them to the local cache and says so by [`Ticket::complete`]. Waits for nobody.
+    pub fn issue_all(&self, purges: Vec<Purge>) -> Result<Ticket, IssueError> {
         if self.shared.stopping() {
             return Err(IssueError::Stopping);
         }
-        let id = self
+        let ids = self
             .shared
             .core
             .lock()
-            .handle_purge(sys::boot_clock(), purge)?;
+            .handle_purges(sys::boot_clock(), purges)?;
         let ticket = Ticket {
             shared: self.shared.clone(),
-            id,
+            ids,
             completed: false,
         };
         self.shared.send_issued();
@@ -252,9 +257,9 @@ impl Node {
         (!taken).then(|| Applier::new(self.shared.clone()))
     }
 
-    /// Whether this node has applied the purge with this id.
-    pub fn knows(&self, id: MessageId) -> bool {
-        self.knowledge(id) == Knowledge::Seen
+    /// Whether this node has applied the purges with these ids, all of them.
+    pub fn knows(&self, ids: impl Into<MessageIds>) -> bool {
+        self.shared.core.lock().all_seen(ids.into())
     }
 
     /// What this node knows of a message.
@@ -323,22 +328,23 @@ impl Node {
     }
 }
 
-/// A purge that was issued and that its issuer is about to apply to the local cache. If it is
+/// Purges that were issued and that their issuer is about to apply to the local cache. If it is
 /// dropped without [`Ticket::complete`], the applier does that instead.
-#[must_use = "say what became of the purge here"]
+#[must_use = "say what became of the purges here"]
 pub struct Ticket {
     shared: Arc<Shared>,
-    id: MessageId,
+    ids: MessageIds,
     completed: bool,
 }
 
 impl Ticket {
-    /// The purge's id.
-    pub fn id(&self) -> MessageId {
-        self.id
+    /// The purges' ids, in the order in which they were given.
+    pub fn ids(&self) -> MessageIds {
+        self.ids
     }
 
-    /// Says what became of the purge in the local cache.
+    /// Says what became of the purges in the local cache: of all of them the same. One that failed
+    /// is tried again by the applier, and so are those that were issued with it.
     pub fn complete(mut self, outcome: Outcome) {
         self.finish(outcome);
     }
@@ -347,10 +353,12 @@ impl Ticket {
         if std::mem::replace(&mut self.completed, true) {
             return;
         }
-        self.shared
-            .core
-            .lock()
-            .handle_applied(sys::boot_clock(), self.id, outcome);
+        let mut core = self.shared.core.lock();
+        let now = sys::boot_clock();
+        for id in self.ids.iter() {
+            core.handle_applied(now, id, outcome);
+        }
+        drop(core);
         if outcome == Outcome::Failed {
             self.shared.wake.notify_one();
         }

@@ -9,10 +9,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use powderhorn_protocol::bounds::NAME_BYTES_MAX;
+use powderhorn_protocol::purge::{HEADER_NAME_BYTES_MAX, is_token};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::config::{Config, ConfigError, Limits, PEERS_MAX, PORT_MIN, PeerConfig, canonical};
+use crate::config::{
+    Config, ConfigError, Limits, PEERS_MAX, PORT_MIN, PeerConfig, PurgeConfig, canonical,
+};
 use crate::keys::Keyring;
 
 #[derive(Deserialize, Default)]
@@ -24,6 +27,8 @@ struct RawFile {
     fleet: RawFleet,
     #[serde(default)]
     peer: Vec<Spanned<RawPeer>>,
+    #[serde(default)]
+    purge: RawPurge,
     #[serde(default)]
     limits: RawLimits,
 }
@@ -54,6 +59,14 @@ struct RawPeer {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+struct RawPurge {
+    key_headers: Option<Spanned<Vec<Spanned<String>>>>,
+    bans_max: Option<Spanned<i64>>,
+    soft_rate: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 struct RawLimits {
     retention: Option<Spanned<String>>,
     retention_bytes: Option<Spanned<String>>,
@@ -66,6 +79,9 @@ struct RawLimits {
     apply_batch: Option<Spanned<i64>>,
     socket_bytes: Option<Spanned<String>>,
 }
+
+/// Most names in `purge.key_headers`: each header of each response is compared with them.
+const KEY_HEADERS_MAX: usize = 32;
 
 type Result<T> = std::result::Result<T, ConfigError>;
 
@@ -108,6 +124,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Config> {
     if let Some(fleet) = &raw.fleet.name {
         config.fleet = source.name("fleet.name", fleet, 1)?;
     }
+    config.purge = source.purge(&raw.purge)?;
     config.limits = source.limits(&raw.limits)?;
     config.peers = source.peers(&raw.peer, &config)?;
     if let Some(key_file) = &raw.fleet.key_file {
@@ -315,6 +332,37 @@ impl Source<'_> {
         Ok(peers)
     }
 
+    fn purge(&self, raw: &RawPurge) -> Result<PurgeConfig> {
+        let mut purge = PurgeConfig::default();
+        if let Some(raw) = &raw.key_headers {
+            let names = raw.get_ref();
+            if !(1..=KEY_HEADERS_MAX).contains(&names.len()) {
+                let problem =
+                    format!("purge.key_headers: must be 1 to {KEY_HEADERS_MAX} header names");
+                return Err(self.error(raw.span(), problem));
+            }
+            purge.key_headers.clear();
+            for raw in names {
+                let name = raw.get_ref();
+                if !is_token(name.as_bytes()) || name.len() > HEADER_NAME_BYTES_MAX {
+                    let problem = format!(
+                        "purge.key_headers: not a header's name of 1 to {HEADER_NAME_BYTES_MAX} \
+                         characters: {name:?}"
+                    );
+                    return Err(self.error(raw.span(), problem));
+                }
+                purge.key_headers.push(name.clone());
+            }
+        }
+        if let Some(raw) = &raw.bans_max {
+            purge.bans_max = self.number("purge.bans_max", raw, 16..=1_000_000)?;
+        }
+        if let Some(raw) = &raw.soft_rate {
+            purge.soft_rate = self.number("purge.soft_rate", raw, 1..=10_000_000)?;
+        }
+        Ok(purge)
+    }
+
     fn limits(&self, raw: &RawLimits) -> Result<Limits> {
         let mut limits = Limits::default();
         let duration = |value: u64| Duration::from_millis(value);
@@ -329,7 +377,7 @@ impl Source<'_> {
             limits.round = duration(self.duration("round", raw, 20..=MINUTE_MS)?);
         }
         if let Some(raw) = &raw.own_site_percent {
-            limits.own_site_percent = self.number("own_site_percent", raw, 0..=100)? as u32;
+            limits.own_site_percent = self.number("limits.own_site_percent", raw, 0..=100)? as u32;
         }
         if let Some(raw) = &raw.repair_bytes_peer {
             limits.repair_bytes_peer = self.bytes("repair_bytes_peer", raw, 4 * KIB..=GIB)?;
@@ -341,10 +389,10 @@ impl Source<'_> {
             limits.join_margin = duration(self.duration("join_margin", raw, 0..=month)?);
         }
         if let Some(raw) = &raw.replay_window {
-            limits.replay_window = self.number("replay_window", raw, 1_024..=16_777_216)?;
+            limits.replay_window = self.number("limits.replay_window", raw, 1_024..=16_777_216)?;
         }
         if let Some(raw) = &raw.apply_batch {
-            limits.apply_batch = self.number("apply_batch", raw, 1..=4_096)? as usize;
+            limits.apply_batch = self.number("limits.apply_batch", raw, 1..=4_096)? as usize;
         }
         if let Some(raw) = &raw.socket_bytes {
             let bytes = self.bytes("socket_bytes", raw, 64 * KIB..=GIB)?;
@@ -357,10 +405,7 @@ impl Source<'_> {
         let value = u64::try_from(*raw.get_ref()).ok();
         value.filter(|value| range.contains(value)).ok_or_else(|| {
             let (least, most) = range.into_inner();
-            let problem = format!(
-                "limits.{key}: must be {least} to {most}, not {}",
-                raw.get_ref()
-            );
+            let problem = format!("{key}: must be {least} to {most}, not {}", raw.get_ref());
             self.error(raw.span(), problem)
         })
     }
@@ -476,6 +521,11 @@ address = "[::ffff:192.0.2.8]:4277"
 [[peer]]
 address = "[2001:db8::9]:4277"
 
+[purge]
+key_headers = ["xkey", "X-Tags"]
+bans_max = 16
+soft_rate = 1
+
 [limits]
 retention = "36h"
 retention_bytes = "1GiB"
@@ -510,6 +560,12 @@ socket_bytes = "1MiB"
             socket_bytes: 1 << 20,
         };
         assert_eq!(config.limits, expected);
+        let expected = PurgeConfig {
+            key_headers: vec!["xkey".into(), "X-Tags".into()],
+            bans_max: 16,
+            soft_rate: 1,
+        };
+        assert_eq!(config.purge, expected);
     }
 
     #[test]
@@ -601,6 +657,18 @@ socket_bytes = "1MiB"
             (
                 "[limits]\nreplay_window = -5",
                 "2: limits.replay_window: must be 1024 to 16777216",
+            ),
+            (
+                "[purge]\nkey_headers = [\"xkey\",\n \"a b\"]",
+                "3: purge.key_headers: not a header's name of 1 to 100 characters: \"a b\"",
+            ),
+            (
+                "[purge]\nkey_headers = []",
+                "2: purge.key_headers: must be 1 to 32 header names",
+            ),
+            (
+                "[purge]\nbans_max = 0",
+                "2: purge.bans_max: must be 16 to 1000000, not 0",
             ),
             (
                 "[limits]\napply_batch = 0",

@@ -346,7 +346,7 @@ impl Cache for Slow {
 fn a_stop_waits_for_the_cache_until_its_deadline() {
     let node = TestNode::start_cached(Config::single_node(), Slow);
     let ticket = node.node.issue(purge(1)).unwrap();
-    let id = ticket.id();
+    let id = ticket.ids().first();
     drop(ticket);
     eventually("handed to the cache", || node.node.status().ready == 0);
     eventually("at work", || node.counter("apply_failed") == 1);

@@ -84,7 +84,7 @@ fn an_apply_that_fails_or_panics_is_repeated() {
 fn a_ticket_dropped_without_an_answer_is_applied_by_the_applier() {
     let node = TestNode::start(Config::single_node());
     let ticket = node.node.issue(purge(1)).unwrap();
-    let id = ticket.id();
+    let id = ticket.ids().first();
     drop(ticket);
     eventually("applied", || node.record.times(id) == 1 && node.knows(id));
 }

@@ -326,11 +326,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Issues one purge: see [`Core::handle_purges`].
     pub fn handle_purge(&mut self, now: Time, purge: Purge) -> Result<MessageId, PurgeError> {
-        let ids = self.handle_purges(now, [purge])?;
-        Ok(MessageId {
-            stream: ids.stream,
-            seq: ids.first,
-        })
+        Ok(self.handle_purges(now, [purge])?.first())
     }
 
     /// Issues purges that belong together, all or none: consecutive messages, which are held at
@@ -1226,6 +1222,14 @@ impl<S: Store, R: RngCore> Core<S, R> {
         } else {
             Knowledge::Unknown
         }
+    }
+
+    /// Whether all of these messages are seen. The cost does not grow with their number.
+    pub fn all_seen(&self, ids: MessageIds) -> bool {
+        self.streams.get(&ids.stream).is_some_and(|stream| {
+            let mut unseen = stream.seen.gaps(ids.first..=ids.last);
+            unseen.next().is_none()
+        })
     }
 
     /// All streams, in the order of their ids.

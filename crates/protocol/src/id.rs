@@ -50,10 +50,28 @@ pub struct MessageIds {
 }
 
 impl MessageIds {
+    /// The first id.
+    pub fn first(&self) -> MessageId {
+        MessageId {
+            stream: self.stream,
+            seq: self.first,
+        }
+    }
+
     /// The ids, ascending.
     pub fn iter(&self) -> impl Iterator<Item = MessageId> + use<> {
         let stream = self.stream;
         (self.first..=self.last).map(move |seq| MessageId { stream, seq })
+    }
+}
+
+impl From<MessageId> for MessageIds {
+    fn from(id: MessageId) -> Self {
+        MessageIds {
+            stream: id.stream,
+            first: id.seq,
+            last: id.seq,
+        }
     }
 }
 

@@ -167,6 +167,15 @@ fn check(what: &'static str, field: &[u8], bytes_max: usize) -> Result<(), Field
     }
 }
 
+fn is_token_byte(byte: &u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte)
+}
+
+/// Whether it can be the name of a header: a token of RFC 9110.
+pub fn is_token(name: &[u8]) -> bool {
+    !name.is_empty() && name.iter().all(is_token_byte)
+}
+
 /// Appends a field with its length.
 fn put_field(out: &mut Vec<u8>, field: &[u8]) {
     put_varint(out, field.len() as u64);
@@ -354,9 +363,7 @@ impl<'a> BanTest<'a> {
         if let BanField::Header(name) = self.field {
             let what = "the header's name";
             check(what, name, HEADER_NAME_BYTES_MAX)?;
-            let is_token =
-                |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-            if let Some(&byte) = name.iter().find(|byte| !is_token(byte)) {
+            if let Some(&byte) = name.iter().find(|byte| !is_token_byte(byte)) {
                 let start = String::from_utf8_lossy(name).into_owned();
                 return Err(FieldError::Byte { what, byte, start });
             }

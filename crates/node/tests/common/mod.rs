@@ -122,7 +122,7 @@ impl TestNode {
     /// Issues a purge and applies it here, as a host does.
     pub fn purge(&self, n: u32) -> MessageId {
         let ticket: Ticket = self.node.issue(purge(n)).unwrap();
-        let id = ticket.id();
+        let id = ticket.ids().first();
         *self.record.applied.lock().unwrap().entry(id).or_default() += 1;
         ticket.complete(Outcome::Applied);
         id
