@@ -21,7 +21,7 @@ fn main() {
     };
 
     cc::Build::new()
-        .file("c_shim/powderhorn_shim.c")
+        .files(["powderhorn_shim", "objects", "bans"].map(|name| format!("c_shim/{name}.c")))
         .includes(&varnish.include_paths)
         .warnings(true)
         .extra_warnings(true)
@@ -32,6 +32,7 @@ fn main() {
     bindgen::Builder::default()
         .header("c_shim/powderhorn_shim.h")
         .allowlist_item("(ph|PH)_.*")
+        .prepend_enum_name(false)
         .use_core()
         .generate()
         .expect("bindgen reads c_shim/powderhorn_shim.h")

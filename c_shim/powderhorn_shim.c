@@ -1,5 +1,7 @@
 /*
- * The only code of Powderhorn that touches varnishd's internals. Varnish 7.5 to 8.0.
+ * The only code of Powderhorn that touches varnishd's internals, for Varnish 7.5 to 8.0, is in
+ * this directory: workers, VCL's context, the log and the process here, objects in objects.c, bans
+ * and regular expressions in bans.c.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -16,32 +18,8 @@
 #include "vcl.h"
 #include "vrt_obj.h"
 
+#include "varnishd_private.h"
 #include "powderhorn_shim.h"
-
-#if VRT_MAJOR_VERSION < 19U || VRT_MAJOR_VERSION > 22U
-#error "Powderhorn knows Varnish 7.5 to 8.0"
-#endif
-
-/*
- * cache/cache_objhead.h and cache/cache_ban.h are not installed. These declarations are theirs;
- * struct objhead stays opaque, and the functions check its magic number themselves.
- */
-struct objhead;
-int HSH_Lookup(struct req *, struct objcore **, struct objcore **);
-unsigned HSH_Purge(struct worker *, struct objhead *, vtim_real ttl_now,
-    vtim_dur ttl, vtim_dur grace, vtim_dur keep);
-#if VRT_MAJOR_VERSION >= 22U
-void HSH_Withdraw(struct worker *, struct objcore **);
-#else
-int HSH_DerefObjCore(struct worker *, struct objcore **, int rushmax);
-#endif
-extern int ban_shutdown;
-
-/*
- * HSH_Purge notes the objects that it kills on the worker's workspace, in batches of as many as
- * fit. A background thread gets no workspace from varnishd.
- */
-#define WORKSPACE_BYTES 4096
 
 struct start {
 	unsigned	magic;
@@ -54,13 +32,11 @@ static void * v_matchproto_(bgthread_t)
 run_worker(struct worker *wrk, void *priv)
 {
 	struct start *start, s;
-	char space[WORKSPACE_BYTES] __attribute__((aligned(16)));
 
 	CHECK_OBJ_NOTNULL(wrk, WORKER_MAGIC);
 	CAST_OBJ_NOTNULL(start, priv, START_MAGIC);
 	s = *start;
 	FREE_OBJ(start);
-	WS_Init(wrk->aws, "phw", space, sizeof space);
 	s.run(wrk, s.priv);
 	return (NULL);
 }
@@ -77,50 +53,6 @@ ph_start_worker(const char *name, ph_worker_f *run, void *priv)
 	start->priv = priv;
 	WRK_BgThread(&thread, name, run_worker, start);
 	PTOK(pthread_detach(thread));
-}
-
-/*
- * What varnishd does for `return (purge)` (cnt_purge in cache_req_fsm.c), with a digest in the
- * place of a request: an always-miss lookup inserts a busy objcore and so finds or makes the
- * objhead and holds a reference on it; HSH_Purge kills the others there; the busy one goes.
- *
- * HSH_Lookup reads of its struct req only the worker, the digest, hash_always_miss, and the magic
- * numbers of the req and its http; all else may be zero when hash_always_miss is set.
- *
- * On a request's or a fetch's own worker this is sound too: HSH_Lookup takes what it inserts from
- * the worker's private preallocation and makes another when that is gone, HSH_Purge reserves
- * wrk->aws and releases it whole, which VCL and VMODs may do (vcl_call_method in
- * cache_vrt_vcl.c asserts no more than that), and VRT_purge does just that from vcl_hit. varnishd
- * runs VCL with no lock held.
- */
-unsigned
-ph_purge_digest(struct worker *wrk, const uint8_t digest[PH_DIGEST_BYTES])
-{
-	struct req req;
-	struct http http;
-	struct objcore *oc, *busy;
-	unsigned n;
-
-	CHECK_OBJ_NOTNULL(wrk, WORKER_MAGIC);
-	assert(sizeof req.digest == PH_DIGEST_BYTES);
-	INIT_OBJ(&http, HTTP_MAGIC);
-	INIT_OBJ(&req, REQ_MAGIC);
-	req.wrk = wrk;
-	req.http = &http;
-	req.hash_always_miss = 1;
-	memcpy(req.digest, digest, sizeof req.digest);
-
-	(void)HSH_Lookup(&req, &oc, &busy);
-	AZ(oc);
-	CHECK_OBJ_NOTNULL(busy, OBJCORE_MAGIC);
-	n = HSH_Purge(wrk, busy->objhead, 0., 0., 0., 0.);
-#if VRT_MAJOR_VERSION >= 22U
-	HSH_Withdraw(wrk, &busy);
-#else
-	/* The last reference, for nobody else can have one on a busy objcore. */
-	AZ(HSH_DerefObjCore(wrk, &busy, 1));
-#endif
-	return (n);
 }
 
 void
@@ -241,6 +173,46 @@ ph_ctx_blob_text(const struct vrt_ctx *ctx, const void *bytes, size_t len)
 	blob.blob = bytes;
 	blob.len = len;
 	return (VRT_BLOB_string(ctx, &blob));
+}
+
+struct body {
+	ph_body_f	*each;
+	void		*priv;
+};
+
+static int v_matchproto_(objiterate_f)
+body_part(void *priv, unsigned flush, const void *ptr, ssize_t len)
+{
+	const struct body *body = priv;
+
+	(void)flush;
+	if (len <= 0)
+		return (0);
+	return (body->each(body->priv, ptr, (size_t)len));
+}
+
+/* Only a cached body can be read in VCL and still be there for the backend. */
+enum ph_body_result
+ph_each_body_part(const struct vrt_ctx *ctx, ph_body_f *each, void *priv)
+{
+	struct body body;
+	struct req *req;
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	AN(each);
+	req = ctx->req;
+	if (req == NULL)
+		return (PH_BODY_NONE);
+	CHECK_OBJ(req, REQ_MAGIC);
+	if (req->req_body_status == BS_NONE)
+		return (PH_BODY_NONE);
+	if (req->req_body_status != BS_CACHED)
+		return (PH_BODY_NOT_CACHED);
+	body.each = each;
+	body.priv = priv;
+	if (VRB_Iterate(req->wrk, ctx->vsl, req, body_part, &body) < 0)
+		return (PH_BODY_FAILED);
+	return (PH_BODY_OK);
 }
 
 /*

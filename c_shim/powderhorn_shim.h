@@ -3,7 +3,7 @@
  *
  * This header is read by bindgen: it includes nothing of Varnish, so that the Rust side sees a
  * handful of functions and opaque pointers whatever the version of Varnish. Differences between
- * versions live in powderhorn_shim.c.
+ * versions live in the C files beside it.
  */
 #ifndef POWDERHORN_SHIM_H
 #define POWDERHORN_SHIM_H
@@ -28,14 +28,6 @@ struct vrt_ctx;
  */
 typedef void ph_worker_f(struct worker *worker, void *priv);
 void ph_start_worker(const char *name, ph_worker_f *run, void *priv);
-
-/*
- * Kills every variant of the object with this digest; returns how many there were.
- * Not counted and not killed: an object whose response headers have not arrived yet.
- *
- * `worker` is the calling thread's own. The caller holds no lock of varnishd.
- */
-unsigned ph_purge_digest(struct worker *worker, const uint8_t digest[PH_DIGEST_BYTES]);
 
 /* Adds a background worker's counters to varnishd's. Requests' workers do this themselves. */
 void ph_flush_stats(struct worker *worker);
@@ -72,6 +64,169 @@ const char *ph_ctx_server_ip(const struct vrt_ctx *ctx);
  * The text that VCL makes of a BLOB of these bytes, on ctx's workspace; NULL if that is full.
  */
 const char *ph_ctx_blob_text(const struct vrt_ctx *ctx, const void *bytes, size_t len);
+
+/*
+ * An object is named by its address, which is opaque here and is valid from INSERT
+ * to EXPIRE: whoever keeps EXPIRE's callback from returning keeps the object alive.
+ */
+
+/* What INSERT tells of an object. Valid during the callback only. */
+struct ph_inserted {
+	uint64_t	object;
+	/* 32 bytes. */
+	const uint8_t	*digest;
+	/* When the fetch began, by the wall clock; NAN if no fetch made the object. */
+	double		t_first;
+	/* The fetch, as ph_ctx_fetch names it; 0 if there is none. */
+	uint64_t	fetch;
+	uint64_t	attempt;
+	/* The origin answered 304, and the object that this revives has been killed by now. */
+	int		revives_dying;
+	/* ph_purge_digest found the fetch under way. The object is on its way out already. */
+	int		dying;
+};
+
+typedef void ph_insert_f(struct worker *worker, const struct ph_inserted *inserted);
+typedef void ph_expire_f(uint64_t object);
+
+/*
+ * From now on `on_insert` is called once for every object that enters the cache, before any lookup
+ * that begins later can hit it for the first time or not long after, and `on_expire` once before
+ * it is freed. Objects that are in the cache already send EXPIRE only. Call it once in a process;
+ * there is no way back. Not while a lock is held that one of the callbacks takes.
+ *
+ * Both are called with varnishd's events lock held for reading and no other lock of varnishd.
+ */
+void ph_subscribe(ph_insert_f *on_insert, ph_expire_f *on_expire);
+
+/* One header: "Name: value", without a zero byte in its `len` bytes. */
+typedef void ph_header_f(void *priv, const char *line, size_t len);
+
+/* The headers of an object, in its INSERT callback. */
+void ph_each_header(struct worker *worker, uint64_t object, ph_header_f *each, void *priv);
+
+/* The headers of the backend's response: in vcl_backend_response; none elsewhere. */
+void ph_each_beresp_header(const struct vrt_ctx *ctx, ph_header_f *each, void *priv);
+
+struct ph_fetch {
+	/* The fetch's struct, which is used again for other fetches later. */
+	uint64_t	fetch;
+	/* Its transaction: a retry is another, and no two fetches have the same. */
+	uint64_t	attempt;
+	/* When the first attempt began, by the wall clock. */
+	double		t_first;
+	uint8_t		digest[PH_DIGEST_BYTES];
+	/* A pass: the object goes to one client, has no digest and never sends INSERT. */
+	int		private_object;
+	/* In vcl_backend_response: the origin answered 304 for an object that was killed. */
+	int		revives_dying;
+};
+
+/* The fetch that runs this backend VCL. Returns 0 if there is none. */
+int ph_ctx_fetch(const struct vrt_ctx *ctx, struct ph_fetch *out);
+
+/* No lookup hits the object from the return on. Any thread. */
+void ph_kill(uint64_t object);
+
+/*
+ * The object's TTL ends now; its grace and keep stay. Any thread. Returns whether it was fresh:
+ * what is stale already stays as it is.
+ */
+int ph_soften(uint64_t object);
+
+enum ph_mode {
+	PH_HARD,
+	PH_SOFT
+};
+
+/* Whether a late purge leaves this object alone. Called with no lock of varnishd held. */
+typedef int ph_spare_f(void *priv, uint64_t object);
+
+/*
+ * Kills or softens every variant of the object with this digest; returns how many there were.
+ *
+ * Without `spare`: all that are in the cache, and with PH_HARD also marks the fetches under way,
+ * so that no later request joins them; their INSERT says `dying`. With `spare`: those that it
+ * answers 0 for; fetches under way are left to INSERT.
+ *
+ * `worker` is the calling thread's own. The caller holds no lock of varnishd.
+ */
+unsigned ph_purge_digest(struct worker *worker, const uint8_t digest[PH_DIGEST_BYTES],
+    enum ph_mode mode, ph_spare_f *spare, void *priv);
+
+/*
+ * How many objects are in the cache, hit-for-miss ones included. Exact, but it walks the list of
+ * bans under its lock. Right after ph_subscribe it says whether there are objects that INSERT
+ * never told of.
+ */
+uint64_t ph_objects_now(void);
+
+enum ph_body_result {
+	PH_BODY_OK,
+	/* The request has none, or it was not sent by a client. */
+	PH_BODY_NONE,
+	/* VCL has not called std.cache_req_body(), or that failed. */
+	PH_BODY_NOT_CACHED,
+	/* It could not be read, or `each` returned other than 0. */
+	PH_BODY_FAILED
+};
+
+/* One part of the body. Returns 0 to go on. */
+typedef int ph_body_f(void *priv, const char *bytes, size_t len);
+
+/* The parts of the cached body, in order. Client VCL only. */
+enum ph_body_result ph_each_body_part(const struct vrt_ctx *ctx, ph_body_f *each, void *priv);
+
+/* varnishd asserts no more. */
+#define PH_BAN_HEADER_BYTES_MAX 126
+
+/* One test; a ban hits what all of its tests hit. */
+struct ph_ban_test {
+	/* "obj.http.x-url", "obj.status", ... */
+	const char	*field;
+	/* "~", "!~", "==", "!=" */
+	const char	*operator_;
+	const char	*value;
+};
+
+enum ph_ban_result {
+	PH_BAN_OK,
+	/* `error` says why. */
+	PH_BAN_INVALID,
+	/* The cache child shuts down. */
+	PH_BAN_CLOSING
+};
+
+/* Adds a ban. Any thread. A regex must have passed ph_regex_screen. */
+enum ph_ban_result ph_ban(const struct ph_ban_test *tests, size_t n, char *error,
+    size_t error_len);
+
+/*
+ * How many bans are not completed, whoever made them; counts up to `at_most`. Walks the list
+ * under its lock, as adding a ban does.
+ */
+uint64_t ph_bans_live(uint64_t at_most);
+
+/* Steps, after which a match is given up: some milliseconds. */
+#define PH_REGEX_MATCH_LIMIT 100000
+
+struct ph_regex;
+
+/* NULL if it is not valid; `error` then says why. */
+struct ph_regex *ph_regex_compile(const char *pattern, char *error, size_t error_len);
+
+/* 1 if it matches, 0 if not, -1 if it was given up. Any number of threads at a time. */
+int ph_regex_match(const struct ph_regex *regex, const char *subject, size_t len);
+
+void ph_regex_free(struct ph_regex *regex);
+
+/*
+ * Whether a ban may have this regex. varnishd panics, and so empties the cache, when a ban's match
+ * is given up by PCRE2, and a ban goes to the whole fleet. So this tries the regex on long
+ * subjects, and refuses (-1, `error` says why) what takes many steps there or is not valid. At
+ * most 50 ms of CPU. It finds what is likely, not all that is possible.
+ */
+int ph_regex_screen(const char *pattern, char *error, size_t error_len);
 
 /* True once the cache child has begun to shut down: nothing may touch objects from then on. */
 int ph_closing(void);
