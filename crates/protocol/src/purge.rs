@@ -339,6 +339,11 @@ impl Ban {
         Ok(Ban(body.into()))
     }
 
+    /// The body: equal bans have equal ones.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     fn parse(body: &[u8]) -> Option<Ban> {
         let mut input = Reader(body);
         let mut tests = 0;

@@ -1,0 +1,123 @@
+//! Headers of a response, as the lines that the cache hands out.
+
+use std::borrow::Cow;
+
+use crate::keys::{KeyHash, KeyHasher, split};
+
+/// The URL that an object was fetched for is in this header of it: what `ban url` looks at.
+pub const URL_HEADER: &str = "x-url";
+/// The host that an object was fetched for is in this one.
+pub const HOST_HEADER: &str = "x-host";
+
+/// A response's headers, to be read as often as needed.
+pub trait Headers {
+    /// Calls `with` for each line, `Name: value`, in the response's order.
+    fn each(&self, with: &mut dyn FnMut(&[u8]));
+}
+
+/// A name and its value, without the white space around that.
+pub(crate) fn parts(line: &[u8]) -> Option<(&[u8], &[u8])> {
+    let colon = line.iter().position(|&byte| byte == b':')?;
+    let (name, value) = line.split_at_checked(colon)?;
+    Some((name, value.get(1..)?.trim_ascii()))
+}
+
+/// The value of the first header of this name, as Varnish's bans take it.
+pub(crate) fn first<'a>(lines: &'a [Vec<u8>], name: &[u8]) -> Option<&'a [u8]> {
+    let mut parts = lines.iter().filter_map(|line| parts(line));
+    let found = parts.find(|(found, _)| found.eq_ignore_ascii_case(name));
+    found.map(|(_, value)| value)
+}
+
+/// Which headers hold surrogate keys.
+#[derive(Clone, Debug)]
+pub struct KeyHeaders {
+    names: Vec<String>,
+}
+
+impl KeyHeaders {
+    /// These ones, in any case.
+    pub fn new(names: &[String]) -> KeyHeaders {
+        KeyHeaders {
+            names: names.to_vec(),
+        }
+    }
+
+    /// The names.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// The keys of a response, hashed. They may repeat.
+    pub fn hashes(&self, hasher: &KeyHasher, headers: &dyn Headers) -> Vec<KeyHash> {
+        let mut hashes = Vec::new();
+        headers.each(&mut |line| {
+            let Some((name, value)) = parts(line) else {
+                return;
+            };
+            let is = |key_header: &String| key_header.as_bytes().eq_ignore_ascii_case(name);
+            if self.names.iter().any(is) {
+                hashes.extend(split(value).map(|key| hasher.hash(&key)));
+            }
+        });
+        hashes
+    }
+}
+
+/// `text` as a regular expression (PCRE2) that matches it and nothing else.
+pub fn escape(text: &[u8]) -> Vec<u8> {
+    let mut escaped = Vec::with_capacity(text.len());
+    for &byte in text {
+        if byte.is_ascii_punctuation() {
+            escaped.push(b'\\');
+        }
+        escaped.push(byte);
+    }
+    escaped
+}
+
+/// The same for a field's name in the words of a ban.
+pub(crate) fn ban_field(name: &[u8]) -> Cow<'static, str> {
+    Cow::Owned(format!("obj.http.{}", String::from_utf8_lossy(name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Lines(&'static [&'static str]);
+
+    impl Headers for Lines {
+        fn each(&self, with: &mut dyn FnMut(&[u8])) {
+            self.0.iter().for_each(|line| with(line.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn keys_come_from_all_headers_that_are_named_and_from_no_other() {
+        let hasher = KeyHasher::new([1, 2]);
+        let headers = KeyHeaders::new(&["xkey".into(), "Cache-Groups".into()]);
+        let lines = Lines(&[
+            "XKEY: a b,c",
+            "Content-Type: text/html",
+            "xkey:d",
+            "xkey2: no",
+            "cache-groups: \"e f\"",
+            "broken",
+        ]);
+        let expected: Vec<KeyHash> = ["a", "b", "c", "d", "e f"]
+            .iter()
+            .map(|key| hasher.hash(key.as_bytes()))
+            .collect();
+        assert_eq!(headers.hashes(&hasher, &lines), expected);
+    }
+
+    #[test]
+    fn what_is_escaped_matches_itself_only() {
+        let text = "/a.b*c(d)[e]{2}|^$\\E?+-#é";
+        let pattern = String::from_utf8(escape(text.as_bytes())).unwrap();
+        let regex = regex::Regex::new(&format!("^{pattern}$")).unwrap();
+        assert!(regex.is_match(text));
+        assert!(!regex.is_match("/aXb*c(d)[e]{2}|^$\\E?+-#é"));
+    }
+}
