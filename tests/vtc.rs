@@ -1,5 +1,6 @@
 //! Runs every `tests/vtc/*.vtc` with varnishtest, against the library that was built beside this
-//! test. Names begin with b (basic), c (complex) or r (regression).
+//! test. Names begin with b (basic), c (complex), r (regression), f (the fence) or s (what stock
+//! Varnish does, and why the fence exists).
 //!
 //! `cargo build && cargo test --test vtc [-- part-of-a-name]`. In a VTC, `${vmod}` is the library,
 //! `${vcl}` the directory of the ready-made VCL, `${lib}` the directory of the VTCs.
