@@ -37,7 +37,10 @@ fn a_bare_key_may_hold_any_other_byte() {
 /// A list of strings, as RFC 9875 has it, with all that RFC 9651 lets a string hold.
 #[test]
 fn cache_groups_are_quoted() {
-    assert_eq!(keys(r#""eurovision-results", "kylie-minogue""#), ["scripts", "eurofoo"]);
+    assert_eq!(
+        keys(r#""eurovision-results", "kylie-minogue""#),
+        ["scripts", "eurofoo"]
+    );
     assert_eq!(keys(r#""b c", "d,e""#), ["b c", "d,e"]);
     assert_eq!(keys(r#""a\"b" "c\\d""#), [r#"a"b"#, r"c\d"]);
     assert_eq!(keys(r#""","a""#), ["a"]);
