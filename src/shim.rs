@@ -22,11 +22,6 @@ mod raw {
 pub struct Worker(NonNull<raw::worker>);
 
 impl Worker {
-    /// Kills every variant of the object with this digest, as [`Worker::purge_digest`] does.
-    pub fn purge(self, digest: &ObjectDigest) -> u32 {
-        self.purge_digest(digest, Mode::Hard)
-    }
-
     /// Kills or softens every variant of the object with this digest; returns how many there
     /// were.
     ///
@@ -423,6 +418,8 @@ pub enum BanOperator {
     Equal,
     /// `!=`
     NotEqual,
+    /// `>`, for durations.
+    Greater,
 }
 
 impl BanOperator {
@@ -432,6 +429,7 @@ impl BanOperator {
             BanOperator::NoMatch => c"!~",
             BanOperator::Equal => c"==",
             BanOperator::NotEqual => c"!=",
+            BanOperator::Greater => c">",
         }
     }
 }
@@ -536,7 +534,7 @@ impl Drop for Regex {
 }
 
 /// Whether a ban may have this regular expression: varnishd panics, and so empties the cache, when
-/// one takes too many steps. Takes at most 50 ms, mostly far less.
+/// one takes too many steps. Finding out takes about a millisecond, and may take 100.
 ///
 /// # Errors
 /// Why not, in words for who wrote it.
