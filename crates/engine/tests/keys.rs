@@ -39,7 +39,7 @@ fn a_bare_key_may_hold_any_other_byte() {
 fn cache_groups_are_quoted() {
     assert_eq!(
         keys(r#""eurovision-results", "kylie-minogue""#),
-        ["scripts", "eurofoo"]
+        ["eurovision-results", "kylie-minogue"]
     );
     assert_eq!(keys(r#""b c", "d,e""#), ["b c", "d,e"]);
     assert_eq!(keys(r#""a\"b" "c\\d""#), [r#"a"b"#, r"c\d"]);
