@@ -130,11 +130,27 @@ ph_each_beresp_header(const struct vrt_ctx *ctx, ph_header_f *each, void *priv)
 			each(priv, hp->hd[u].b, Tlen(hp->hd[u]));
 }
 
+/*
+ * Takes back what mark_busy() did, on the fetch's own thread as it begins to fetch once more. What
+ * purges the coming attempt escapes, and which it does not, is for the fence at INSERT to say.
+ */
+static void
+unmark_busy(struct objcore *oc)
+{
+
+	if ((__atomic_load_n(&oc->flags, __ATOMIC_RELAXED) & OC_F_DYING) == 0)
+		return;
+	Lck_Lock(&oc->objhead->mtx);
+	if (oc->flags & OC_F_BUSY)
+		(void)__atomic_fetch_and(&oc->flags, (uint8_t)~OC_F_DYING, __ATOMIC_RELAXED);
+	Lck_Unlock(&oc->objhead->mtx);
+}
+
 int
 ph_ctx_fetch(const struct vrt_ctx *ctx, struct ph_fetch *out)
 {
 	const struct busyobj *bo;
-	const struct objcore *oc;
+	struct objcore *oc;
 
 	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
 	AN(out);
@@ -148,6 +164,8 @@ ph_ctx_fetch(const struct vrt_ctx *ctx, struct ph_fetch *out)
 	if (oc == NULL)
 		return (0);
 	CHECK_OBJ_NOTNULL(oc->objhead, OBJHEAD_MAGIC);
+	if (ctx->method == VCL_MET_BACKEND_FETCH)
+		unmark_busy(oc);
 	out->fetch = (uintptr_t)bo;
 	out->attempt = bo->vsl->wid.vxid;
 	out->t_first = bo->t_first;
@@ -270,10 +288,25 @@ close_objhead(struct worker *wrk, struct objcore *busy)
  * fence at INSERT knows of the purge as well.
  */
 static void
-mark_busy(struct objcore *oc)
+mark(struct objcore *oc)
 {
 
 	(void)__atomic_fetch_or(&oc->flags, OC_F_DYING, __ATOMIC_RELAXED);
+}
+
+/*
+ * A request that has missed holds a busy objcore for a while before its fetch begins. Such a fetch
+ * gets the new content, so it is left alone: a VCL that purges in vcl_miss keeps its object. The
+ * boc goes away under the objhead's mutex only; that its state is read without its own mutex makes
+ * a fetch that begins this very moment miss its mark.
+ */
+static int
+has_begun(const struct objcore *oc)
+{
+
+	CHECK_OBJ_ORNULL(oc->boc, BOC_MAGIC);
+	return (oc->boc != NULL &&
+	    __atomic_load_n(&oc->boc->state, __ATOMIC_RELAXED) != BOS_INVALID);
 }
 
 /*
@@ -293,22 +326,22 @@ walk(struct objcore *busy, enum ph_mode mode)
 	struct objcore *oc;
 	vtim_real now;
 	unsigned n, total;
-	int mark;
+	int marking;
 
 	oh = busy->objhead;
 	now = VTIM_real();
 	total = 0;
-	mark = mode == PH_HARD && __atomic_load_n(&subscribed, __ATOMIC_ACQUIRE);
+	marking = mode == PH_HARD && __atomic_load_n(&subscribed, __ATOMIC_ACQUIRE);
 
 	Lck_Lock(&oh->mtx);
 	/* So that no request waits for what is only our foot in the door. */
-	mark_busy(busy);
+	mark(busy);
 	oc = VTAILQ_FIRST(&oh->objcs);
 	for (n = 0; oc != NULL; oc = VTAILQ_NEXT(oc, hsh_list)) {
 		CHECK_OBJ_NOTNULL(oc, OBJCORE_MAGIC);
 		if (oc->flags & OC_F_BUSY) {
-			if (mark)
-				mark_busy(oc);
+			if (marking && has_begun(oc))
+				mark(oc);
 		} else if (oc->flags & OC_F_DYING) {
 			/* Somebody else's kill. */
 		} else if (mode == PH_HARD) {

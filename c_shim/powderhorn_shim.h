@@ -122,7 +122,12 @@ struct ph_fetch {
 	int		revives_dying;
 };
 
-/* The fetch that runs this backend VCL. Returns 0 if there is none. */
+/*
+ * The fetch that runs this backend VCL. Returns 0 if there is none.
+ *
+ * Called in vcl_backend_fetch, it also lets the object live that a purge has marked while an
+ * earlier attempt was under way: the one that begins now is as good as any that begins later.
+ */
 int ph_ctx_fetch(const struct vrt_ctx *ctx, struct ph_fetch *out);
 
 /* No lookup hits the object from the return on. Any thread. */

@@ -1,11 +1,15 @@
-//! Applies the fleet's purges to this cache, on a background thread of varnishd's.
+//! Purges on their way into this cache: those of the fleet on a background thread of varnishd's, those
+//! that VCL issues on the thread of their request.
 
+use std::ffi::CString;
 use std::time::Duration;
 
-use powderhorn_node::{Applier, Cache, Job, Outcome, Purge};
+use powderhorn_engine::cache::{self, BanError, BanLine, Objects};
+use powderhorn_engine::index::ObjectId;
+use powderhorn_node::{Applier, Cache, IDLE_MAX, Job, Outcome, Purge, boot_clock};
 
-use crate::guard;
-use crate::shim::{self, Worker};
+use crate::shim::{self, BanOperator, BanTest, Mode, Object, Regex, Worker};
+use crate::{engine, guard};
 
 /// How long a batch that comes while the cache shuts down is held up, so that its retries do not
 /// spin until the process ends.
@@ -14,37 +18,173 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 /// Starts the thread. It ends when the runtime stops.
 pub fn start(mut applier: Applier) {
     shim::start_worker(c"powderhorn", move |worker| {
-        applier.run(&mut VarnishCache { worker });
+        applier.run(&mut Background { worker });
     });
 }
 
-/// Applies one purge on the calling thread, whose own `worker` is.
-pub fn apply(worker: Worker, purge: &Purge) -> Outcome {
-    if shim::closing() {
-        return Outcome::Failed;
-    }
-    match purge {
-        Purge::Digest(digest) => {
-            worker.purge(digest);
-            Outcome::Applied
+/// Applies purges that have just been issued, on the calling thread, whose own `worker` is.
+pub fn apply_issued(worker: Worker, purges: &[Purge]) -> Outcome {
+    let mut all = Outcome::Applied;
+    for purge in purges {
+        if shim::closing() {
+            return Outcome::Failed;
         }
-        _ => Outcome::Unsupported,
+        let Ok(engine) = engine::get() else {
+            return Outcome::Failed;
+        };
+        let cache = VarnishCache { worker };
+        match engine.apply(&cache, purge, boot_clock(), Duration::ZERO) {
+            Outcome::Applied => {}
+            Outcome::Failed => all = Outcome::Failed,
+            Outcome::Unsupported if all == Outcome::Applied => all = Outcome::Unsupported,
+            Outcome::Unsupported => {}
+        }
     }
+    all
 }
 
-struct VarnishCache {
+struct Background {
     worker: Worker,
 }
 
-impl Cache for VarnishCache {
+impl Background {
+    fn apply_one(&self, job: &Job) -> Outcome {
+        match engine::get() {
+            Ok(engine) if !shim::closing() => {
+                let cache = VarnishCache {
+                    worker: self.worker,
+                };
+                engine.apply(&cache, &job.purge, job.arrival, job.age)
+            }
+            _ => Outcome::Failed,
+        }
+    }
+
+    /// What goes on beside the purges; how long until there is more of it.
+    fn work(&self) -> Duration {
+        let Ok(engine) = engine::get() else {
+            return IDLE_MAX;
+        };
+        engine::look_at_clock(engine);
+        if shim::closing() {
+            return IDLE_MAX;
+        }
+        let cache = VarnishCache {
+            worker: self.worker,
+        };
+        engine.work(&cache, boot_clock()).unwrap_or(IDLE_MAX)
+    }
+}
+
+impl Cache for Background {
     fn apply(&mut self, jobs: &mut [Job]) {
         for job in jobs.iter_mut() {
-            job.outcome =
-                guard::catch("apply", || apply(self.worker, &job.purge)).unwrap_or(Outcome::Failed);
+            job.outcome = guard::catch("apply", || self.apply_one(job)).unwrap_or(Outcome::Failed);
         }
+        guard::catch("work", || self.work());
         self.worker.flush_stats();
         if shim::closing() {
             std::thread::sleep(CLOSING_PAUSE);
         }
+    }
+
+    fn idle(&mut self) -> Duration {
+        guard::catch("work", || self.work()).unwrap_or(IDLE_MAX)
+    }
+}
+
+/// Objects of varnishd's.
+pub struct VarnishObjects;
+
+impl Objects for VarnishObjects {
+    fn kill(&self, object: ObjectId) {
+        engine::object(object).kill();
+    }
+
+    fn soften(&self, object: ObjectId) {
+        engine::object(object).soften();
+    }
+}
+
+/// varnishd, for a thread with a worker.
+pub struct VarnishCache {
+    /// The thread's own.
+    pub worker: Worker,
+}
+
+impl Objects for VarnishCache {
+    fn kill(&self, object: ObjectId) {
+        VarnishObjects.kill(object);
+    }
+
+    fn soften(&self, object: ObjectId) {
+        VarnishObjects.soften(object);
+    }
+}
+
+impl cache::Cache for VarnishCache {
+    fn purge_digest(
+        &self,
+        digest: &[u8; 32],
+        soft: bool,
+        spare: Option<&mut dyn FnMut(ObjectId) -> bool>,
+    ) -> u64 {
+        let mode = if soft { Mode::Soft } else { Mode::Hard };
+        let count = match spare {
+            None => self.worker.purge_digest(digest, mode),
+            Some(spare) => {
+                let spare = |object: Object| spare(ObjectId(object.id()));
+                self.worker.purge_digest_sparing(digest, mode, spare)
+            }
+        };
+        u64::from(count)
+    }
+
+    fn ban(&self, tests: &[BanLine<'_>]) -> Result<(), BanError> {
+        let tests: Vec<BanTest> = tests.iter().map(ban_test).collect::<Result<_, _>>()?;
+        shim::ban(&tests).map_err(|error| match error {
+            shim::BanError::Invalid(problem) => BanError::Invalid(problem),
+            shim::BanError::Closing => BanError::NotNow(error.to_string()),
+        })
+    }
+
+    fn live_bans(&self, at_most: u64) -> u64 {
+        shim::bans_live(at_most)
+    }
+
+    fn regex(&self, pattern: &[u8]) -> Result<Box<dyn cache::Regex>, String> {
+        let pattern = c_string(pattern).map_err(|e| e.to_string())?;
+        shim::screen_regex(&pattern)
+            .and_then(|()| Regex::new(&pattern))
+            .map(|regex| Box::new(Compiled(regex)) as Box<dyn cache::Regex>)
+            .map_err(|problem| format!("the regular expression {pattern:?} is refused: {problem}"))
+    }
+}
+
+fn ban_test(test: &BanLine<'_>) -> Result<BanTest, BanError> {
+    let operator = match test.operator {
+        "==" => BanOperator::Equal,
+        "!=" => BanOperator::NotEqual,
+        "~" => BanOperator::Match,
+        "!~" => BanOperator::NoMatch,
+        ">" => BanOperator::Greater,
+        other => return Err(BanError::Invalid(format!("no operator {other}"))),
+    };
+    Ok(BanTest {
+        field: c_string(test.field.as_bytes())?,
+        operator,
+        value: c_string(&test.argument)?,
+    })
+}
+
+fn c_string(bytes: &[u8]) -> Result<CString, BanError> {
+    CString::new(bytes).map_err(|_| BanError::Invalid("there is a zero byte in it".to_owned()))
+}
+
+struct Compiled(Regex);
+
+impl cache::Regex for Compiled {
+    fn matches(&self, subject: &[u8]) -> Option<bool> {
+        self.0.is_match(subject)
     }
 }

@@ -56,10 +56,10 @@ impl<'ws> Space<'ws> {
     }
 
     /// Writes the string. One that does not fit is cut.
-    pub fn fill(self, text: &str) -> VCL_STRING {
+    pub fn fill(self, text: &[u8]) -> VCL_STRING {
         let Space(space) = self;
         let len = text.len().min(space.len().saturating_sub(1));
-        for (to, from) in space.iter_mut().zip(text.as_bytes().iter().take(len)) {
+        for (to, from) in space.iter_mut().zip(text.iter().take(len)) {
             *to = *from;
         }
         // The bytes were zero, so a zero ends the string.
@@ -77,8 +77,8 @@ pub fn long_reply(
     // Asking for too much would mark the workspace as overflown and so fail the transaction.
     let room = shim::ctx_room(ctx.raw);
     if text.len() < room {
-        return Ok(Space::take(ctx, text.len())?.fill(text));
+        return Ok(Space::take(ctx, text.len())?.fill(text.as_bytes()));
     }
     let instead = instead(room);
-    Ok(Space::take(ctx, instead.len())?.fill(&instead))
+    Ok(Space::take(ctx, instead.len())?.fill(instead.as_bytes()))
 }

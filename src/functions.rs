@@ -2,6 +2,8 @@
 
 use std::ffi::CStr;
 
+use powderhorn_engine::{CheckError, headers, keys};
+use powderhorn_node::purge::{Ban, BanField, BanOperator, BanTest, Host, Keys};
 use powderhorn_node::{MessageIds, Purge};
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
@@ -9,7 +11,7 @@ use varnish::vcl::Ctx;
 use crate::call::{Problem, Space, long_reply};
 use crate::host::{self, ObjectDigest};
 use crate::runtime::{self, VclState};
-use crate::{apply, blob, guard, shim};
+use crate::{apply, blob, engine, guard, shim};
 
 /// The version of this VMOD, as C wants it.
 pub const VERSION: &CStr = match CStr::from_bytes_with_nul(VERSION_BYTES) {
@@ -18,7 +20,10 @@ pub const VERSION: &CStr = match CStr::from_bytes_with_nul(VERSION_BYTES) {
 };
 const VERSION_BYTES: &[u8] = concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes();
 
-/// Room for an id: `node.stamp.random:seq`, and `-seq` should one purge ever be several messages.
+/// Most bytes of keys that one call takes: some hundred thousand keys, and a thousand datagrams.
+const KEYS_BYTES_MAX: usize = 1 << 20;
+
+/// Room for an id: `node.stamp.random:seq`, and `-seq` where one purge is several messages.
 const ID_BYTES_MAX: usize = 16 + 1 + 16 + 1 + 16 + 1 + 20 + 1 + 20;
 
 pub fn start(ctx: &Ctx<'_>, vcl: Option<&VclState>, config: &CStr) -> Result<(), Problem> {
@@ -39,37 +44,145 @@ pub fn start(ctx: &Ctx<'_>, vcl: Option<&VclState>, config: &CStr) -> Result<(),
 }
 
 pub fn url_digest(ctx: &Ctx<'_>, url: &CStr, host: &CStr) -> Result<ObjectDigest, Problem> {
-    let url = Some(url.to_bytes()).filter(|url| !url.is_empty());
-    let url = url.ok_or("the URL is not set or empty")?;
+    let url = given(url, "the URL")?;
     let host = match host.to_bytes() {
-        b"req.http.host" => match shim::ctx_host(ctx.raw) {
-            Some(host) => host::normalise_host(&host),
-            // As builtin.vcl's vcl_hash does.
-            None => {
-                shim::ctx_server_ip(ctx.raw).ok_or("there is no request to take the host from")?
-            }
-        },
-        // Falling back to the request's own host would purge another object than was meant.
-        b"" => return Err("the host is not set or empty".into()),
-        host => host::normalise_host(host),
+        b"req.http.host" => host_of_request(ctx)?,
+        host => host::normalise_host(given_bytes(host, "the host")?),
     };
     Ok(host::url_digest(url, &host))
 }
 
-/// Sends the purge to the fleet, then applies it here.
-pub fn purge(ctx: &Ctx<'_>, digest: ObjectDigest) -> Result<VCL_STRING, Problem> {
+/// A string that must be there: falling back to something else would purge another object than was
+/// meant.
+fn given<'a>(text: &'a CStr, what: &str) -> Result<&'a [u8], Problem> {
+    given_bytes(text.to_bytes(), what)
+}
+
+fn given_bytes<'a>(text: &'a [u8], what: &str) -> Result<&'a [u8], Problem> {
+    match text {
+        b"" => Err(format!("{what} is not set or empty").into()),
+        text => Ok(text),
+    }
+}
+
+/// The host that builtin.vcl's vcl_hash takes for this request.
+fn host_of_request(ctx: &Ctx<'_>) -> Result<Vec<u8>, Problem> {
+    match shim::ctx_host(ctx.raw) {
+        Some(host) => Ok(host::normalise_host(&host)),
+        None => shim::ctx_server_ip(ctx.raw)
+            .ok_or_else(|| "there is no request to take the host from".into()),
+    }
+}
+
+pub fn digest_purge(digest: ObjectDigest, soft: bool) -> Purge {
+    match soft {
+        true => Purge::SoftDigest(digest),
+        false => Purge::Digest(digest),
+    }
+}
+
+/// The purges by all keys in `text`.
+pub fn key_purges(text: &[u8], soft: bool) -> Result<Vec<Purge>, Problem> {
+    let split: Vec<_> = keys::split(text).collect();
+    if split.is_empty() {
+        return Err("there is no key".into());
+    }
+    let packed = Keys::pack(split.iter().map(AsRef::as_ref)).map_err(|e| e.to_string())?;
+    let purge = if soft { Purge::SoftKeys } else { Purge::Keys };
+    Ok(packed.into_iter().map(purge).collect())
+}
+
+/// The cached body of the request.
+pub fn body(ctx: &Ctx<'_>) -> Result<Vec<u8>, Problem> {
+    let mut body = Vec::new();
+    let read = shim::ctx_each_body_part(ctx.raw, |part| {
+        body.extend_from_slice(part);
+        body.len() <= KEYS_BYTES_MAX
+    });
+    if body.len() > KEYS_BYTES_MAX {
+        return Err(format!("the body has more than {KEYS_BYTES_MAX} bytes").into());
+    }
+    read.map_err(|e| e.to_string())?;
+    Ok(body)
+}
+
+pub fn url_ban(ctx: &Ctx<'_>, regex: &CStr, host: &CStr) -> Result<Purge, Problem> {
+    let host = match host.to_bytes() {
+        b"*" => None,
+        b"req.http.host" => Some(host_of_request(ctx)?),
+        host => Some(host::normalise_host(given_bytes(host, "the host")?)),
+    };
+    let url = BanTest {
+        field: BanField::Url,
+        operator: BanOperator::Match,
+        argument: given(regex, "the regular expression")?,
+    };
+    let host = host.as_ref().map(|host| BanTest {
+        field: BanField::Host,
+        operator: BanOperator::Equal,
+        argument: host,
+    });
+    ban(&[url].into_iter().chain(host).collect::<Vec<_>>())
+}
+
+pub fn header_ban(name: &CStr, regex: &CStr) -> Result<Purge, Problem> {
+    ban(&[BanTest {
+        field: BanField::Header(given(name, "the header's name")?),
+        operator: BanOperator::Match,
+        argument: given(regex, "the regular expression")?,
+    }])
+}
+
+fn ban(tests: &[BanTest<'_>]) -> Result<Purge, Problem> {
+    Ok(Purge::Ban(Ban::new(tests).map_err(|e| e.to_string())?))
+}
+
+pub fn flush(host: &CStr) -> Result<Purge, Problem> {
+    let host = host::normalise_host(given(host, "the host")?);
+    Ok(Purge::Flush(Host::new(&host).map_err(|e| e.to_string())?))
+}
+
+pub fn escape(ctx: &Ctx<'_>, text: &CStr) -> Result<VCL_STRING, Problem> {
+    let escaped = headers::escape(text.to_bytes());
+    Ok(Space::take(ctx, escaped.len())?.fill(&escaped))
+}
+
+pub fn mark(ctx: &Ctx<'_>) -> Result<(), Problem> {
+    match engine::mark(ctx.raw) {
+        true => Ok(()),
+        false => Err("only possible in vcl_backend_fetch".into()),
+    }
+}
+
+pub fn overtaken(ctx: &Ctx<'_>) -> Result<bool, Problem> {
+    let engine = engine::get().map_err(|e| e.to_string())?;
+    Ok(engine::overtaken(engine, ctx.raw).ok_or("only possible in vcl_backend_response")?)
+}
+
+/// Sends purges that belong together to the fleet, then applies them here.
+pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
+    let engine = engine::get().map_err(|e| e.to_string())?;
     let worker = shim::ctx_worker(ctx.raw).ok_or("only possible while a request is handled")?;
+    let cache = apply::VarnishCache { worker };
+    for purge in &purges {
+        engine.check(&cache, purge).map_err(|error| match error {
+            CheckError::Invalid(_) => Problem::Fail(error.to_string()),
+            CheckError::TooManyBans { .. } => Problem::Log(error.to_string()),
+        })?;
+    }
     let id = Space::take(ctx, ID_BYTES_MAX)?;
-    let purge = Purge::Digest(digest);
     let ticket = node
-        .issue(purge.clone())
+        .issue_all(purges.clone())
         .map_err(|e| Problem::Log(e.to_string()))?;
     let text = ticket.ids().to_string();
     // Should this panic, the ticket is dropped and the apply thread does it.
-    let outcome = apply::apply(worker, &purge);
+    let outcome = apply::apply_issued(worker, &purges);
     ticket.complete(outcome);
-    Ok(id.fill(&text))
+    if purges.contains(&Purge::SoftEverything) {
+        node.wake_applier();
+    }
+    Ok(id.fill(text.as_bytes()))
 }
 
 pub fn digest(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {
@@ -89,9 +202,17 @@ pub fn knows(id: &CStr) -> Result<bool, Problem> {
 
 pub fn status(ctx: &Ctx<'_>, format: &CStr) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
+    let engine = engine::get().map_err(|e| e.to_string())?;
     match format.to_bytes() {
         b"text" => {
             let mut text = node.status().to_text();
+            text += "cache:";
+            for (name, _, value) in engine.counters() {
+                if value > 0 {
+                    text += &format!(" {name} {value}");
+                }
+            }
+            text += "\n";
             if guard::panics() > 0 {
                 text += &format!("panics caught in the VMOD: {}\n", guard::panics());
             }
@@ -100,6 +221,12 @@ pub fn status(ctx: &Ctx<'_>, format: &CStr) -> Result<VCL_STRING, Problem> {
         b"json" => {
             let mut json = serde_json::to_value(node.status()).map_err(|e| e.to_string())?;
             if let Some(fields) = json.as_object_mut() {
+                let counters = engine.counters().into_iter();
+                let cache = counters.map(|(name, _, value)| (name.to_owned(), value.into()));
+                fields.insert(
+                    "cache".to_owned(),
+                    serde_json::Value::Object(cache.collect()),
+                );
                 fields.insert("vmod_panics".to_owned(), guard::panics().into());
             }
             let json = json.to_string();

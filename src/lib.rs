@@ -13,7 +13,8 @@
 //! |---|---|
 //! | `lib.rs` | the functions that VCL sees |
 //! | `runtime.rs` | one runtime per process: when it starts, who is refused |
-//! | `apply.rs` | the thread that applies the fleet's purges |
+//! | `apply.rs` | purges on their way into the cache: the fleet's and our own |
+//! | `engine.rs` | objects on their way into the cache: what varnishd tells of them |
 //! | `host.rs`, `blob.rs` | url and host, or req.hash, → digest |
 //! | `call.rs`, `guard.rs` | errors, workspace and panics at the boundary |
 //! | `shim.rs` | the safe face of `c_shim/`, which alone touches varnishd's internals |
@@ -21,6 +22,7 @@
 mod apply;
 mod blob;
 mod call;
+mod engine;
 mod functions;
 mod guard;
 mod host;
@@ -34,6 +36,7 @@ mod uptime;
 mod powderhorn {
     use std::ffi::CStr;
 
+    use powderhorn_node::Purge;
     use varnish::ffi::VCL_STRING;
     use varnish::vcl::{Ctx, Event, VclError};
 
@@ -78,15 +81,17 @@ mod powderhorn {
     ///
     /// Applied on this node when the call returns. For caches that hash URL and Host only, as
     /// builtin.vcl does; after another `vcl_hash` use `purge_hash()`. The host defaults to that of
-    /// the request ("req.http.host"); upper case and the ports 80 and 443 do not count.
+    /// the request ("req.http.host"); upper case and the ports 80 and 443 do not count. A soft
+    /// purge ends the object's TTL and leaves its grace and keep.
     pub unsafe fn purge(
         ctx: &mut Ctx,
         url: &CStr,
         #[default("req.http.host")] host: &CStr,
+        #[default(false)] soft: bool,
     ) -> Result<VCL_STRING, VclError> {
         call(ctx, "purge", |ctx| {
             let digest = functions::url_digest(ctx, url, host)?;
-            functions::purge(ctx, digest)
+            functions::purge(ctx, vec![functions::digest_purge(digest, soft)])
         })
     }
 
@@ -94,12 +99,113 @@ mod powderhorn {
     ///
     /// Takes the BLOB `req.hash`, whatever `vcl_hash` made it from. (The argument is declared as
     /// a STRING because the bindings know no BLOB; VCL makes `:base64:` of a BLOB.)
-    pub unsafe fn purge_hash(ctx: &mut Ctx, hash: &CStr) -> Result<VCL_STRING, VclError> {
+    pub unsafe fn purge_hash(
+        ctx: &mut Ctx,
+        hash: &CStr,
+        #[default(false)] soft: bool,
+    ) -> Result<VCL_STRING, VclError> {
         call(ctx, "purge_hash", |ctx| {
             let digest = blob::digest(hash.to_bytes())
                 .ok_or("the hash is not set or not a BLOB of 32 bytes: give it req.hash")?;
-            functions::purge(ctx, digest)
+            functions::purge(ctx, vec![functions::digest_purge(digest, soft)])
         })
+    }
+
+    /// Purges all objects that carry one of these surrogate keys, on every node, and returns the
+    /// purge's id.
+    ///
+    /// Several keys are separated by spaces or commas. Objects carry them in the response headers
+    /// that the config names (`purge.key_headers`: Surrogate-Key, xkey, Cache-Tag … by default).
+    pub unsafe fn purge_key(
+        ctx: &mut Ctx,
+        keys: &CStr,
+        #[default(false)] soft: bool,
+    ) -> Result<VCL_STRING, VclError> {
+        call(ctx, "purge_key", |ctx| {
+            let purges = functions::key_purges(keys.to_bytes(), soft)?;
+            functions::purge(ctx, purges)
+        })
+    }
+
+    /// The same with keys from the request's body, one a line or as in a header, thousands of them.
+    ///
+    /// Call `std.cache_req_body()` in `vcl_recv` before. The id is a range when the keys take
+    /// several messages.
+    pub unsafe fn purge_key_body(
+        ctx: &mut Ctx,
+        #[default(false)] soft: bool,
+    ) -> Result<VCL_STRING, VclError> {
+        call(ctx, "purge_key_body", |ctx| {
+            let purges = functions::key_purges(&functions::body(ctx)?, soft)?;
+            functions::purge(ctx, purges)
+        })
+    }
+
+    /// Bans all objects whose URL a regular expression (PCRE2) matches, on every node, and returns
+    /// the purge's id.
+    ///
+    /// The host defaults to that of the request; "*" stands for every host. Objects must carry
+    /// their URL and host as x-url and x-host, as `powderhorn.vcl` has it.
+    pub unsafe fn ban_url(
+        ctx: &mut Ctx,
+        regex: &CStr,
+        #[default("req.http.host")] host: &CStr,
+    ) -> Result<VCL_STRING, VclError> {
+        call(ctx, "ban_url", |ctx| {
+            let purge = functions::url_ban(ctx, regex, host)?;
+            functions::purge(ctx, vec![purge])
+        })
+    }
+
+    /// Bans all objects that have a response header in which a regular expression matches, on every
+    /// node, and returns the purge's id.
+    pub unsafe fn ban_header(
+        ctx: &mut Ctx,
+        name: &CStr,
+        regex: &CStr,
+    ) -> Result<VCL_STRING, VclError> {
+        call(ctx, "ban_header", |ctx| {
+            functions::purge(ctx, vec![functions::header_ban(name, regex)?])
+        })
+    }
+
+    /// Takes all objects of a host away, on every node, and returns the purge's id.
+    ///
+    /// Objects must carry their host as x-host, as `powderhorn.vcl` has it.
+    pub unsafe fn flush(ctx: &mut Ctx, host: &CStr) -> Result<VCL_STRING, VclError> {
+        call(ctx, "flush", |ctx| {
+            functions::purge(ctx, vec![functions::flush(host)?])
+        })
+    }
+
+    /// Takes all objects away, on every node, and returns the purge's id.
+    ///
+    /// A soft one ends their TTLs bit by bit, at the pace of the config's `purge.soft_rate`.
+    pub unsafe fn purge_all(
+        ctx: &mut Ctx,
+        #[default(false)] soft: bool,
+    ) -> Result<VCL_STRING, VclError> {
+        let purge = match soft {
+            true => Purge::SoftEverything,
+            false => Purge::Everything,
+        };
+        call(ctx, "purge_all", |ctx| functions::purge(ctx, vec![purge]))
+    }
+
+    /// `text` as a regular expression that matches it and nothing else.
+    pub unsafe fn escape(ctx: &mut Ctx, text: &CStr) -> Result<VCL_STRING, VclError> {
+        call(ctx, "escape", |ctx| functions::escape(ctx, text))
+    }
+
+    /// Notes that an attempt to fetch begins. In `vcl_backend_fetch`; `powderhorn.vcl` does it.
+    pub fn mark(ctx: &mut Ctx) -> Result<(), VclError> {
+        call(ctx, "mark", functions::mark)
+    }
+
+    /// Whether a purge of what is being fetched came since the fetch began: the response may be the
+    /// old one. In `vcl_backend_response`; `powderhorn.vcl` then fetches again.
+    pub fn overtaken(ctx: &mut Ctx) -> Result<bool, VclError> {
+        call(ctx, "overtaken", functions::overtaken)
     }
 
     /// What this node holds: for each stream (node and start), the ranges of its messages.

@@ -18,7 +18,7 @@ use parking_lot::Mutex;
 
 use powderhorn_node::{Config, ConfigError, Node, StartError};
 
-use crate::{apply, guard, logger, shim, uptime};
+use crate::{apply, engine, guard, logger, shim, uptime};
 
 /// How long the exit of the cache child waits for the runtime's threads.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
@@ -116,6 +116,7 @@ pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
     logger::install();
     let node = Node::start(config, uptime::of_process())?;
     shim::POWDERHORN_CLAIMED.store(1, Ordering::Release);
+    engine::start(&node.config().purge, node.random_bits());
     if let Some(applier) = node.applier() {
         apply::start(applier);
     }

@@ -275,6 +275,9 @@ pub struct Fetch {
 }
 
 /// The fetch that runs this VCL; none in client VCL.
+///
+/// Called in `vcl_backend_fetch`, it also takes back the mark of a purge that found an earlier
+/// attempt under way, so that what is fetched again is not [`Inserted::dying`].
 pub fn ctx_fetch(ctx: &vrt_ctx) -> Option<Fetch> {
     let mut raw = std::mem::MaybeUninit::<raw::ph_fetch>::zeroed();
     // SAFETY: `ctx` is the live context of a VCL call. All of the struct may be zero.
@@ -482,9 +485,6 @@ pub fn ban(tests: &[BanTest]) -> Result<(), BanError> {
         _ => Err(BanError::Invalid(text)),
     }
 }
-
-/// The bytes that a header's name may have in a ban.
-pub const BAN_HEADER_BYTES_MAX: usize = raw::PH_BAN_HEADER_BYTES_MAX as usize;
 
 /// How many bans are not completed, whoever made them; counts up to `at_most`.
 pub fn bans_live(at_most: u64) -> u64 {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use powderhorn_node::boot_clock;
+
 /// When it cannot be found out: older than any purge that the fleet still holds.
 const UNKNOWN: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -18,26 +20,12 @@ fn from_proc() -> Option<Duration> {
     // SAFETY: sysconf has no preconditions.
     let ticks_per_s = u64::try_from(unsafe { libc::sysconf(libc::_SC_CLK_TCK) }).ok()?;
     let started = Duration::from_secs_f64(start_ticks as f64 / ticks_per_s as f64);
-    Some(boot_clock()?.saturating_sub(started))
+    let now = Duration::from_micros(u64::try_from(boot_clock().as_us()).ok()?);
+    Some(now.saturating_sub(started))
 }
 
 /// Field 22 of proc_pid_stat(5). The name in field 2 may hold spaces and brackets.
 fn start_ticks(stat: &str) -> Option<u64> {
     let after_name = stat.get(stat.rfind(')')? + 1..)?;
     after_name.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-fn boot_clock() -> Option<Duration> {
-    let mut now = libc::timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
-    };
-    // SAFETY: `now` is a valid timespec to write to.
-    if unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut now) } != 0 {
-        return None;
-    }
-    Some(Duration::new(
-        u64::try_from(now.tv_sec).ok()?,
-        u32::try_from(now.tv_nsec).ok()?,
-    ))
 }

@@ -12,6 +12,9 @@
 # Varnish looks for it along its parameter vcl_path, in /etc/varnish first, so a file of that name
 # there takes the place of the one shipped with this file, which knows localhost only.
 #
+# In front of another cache that includes this file too, or behind one, x-url and x-host are each
+# cache's own.
+#
 # A purge asks for the object that the same GET would get. So include this file after code in your
 # vcl_recv that changes req.url or a header that your vcl_hash uses, and before code that returns.
 # Whatever your vcl_synth adds to all answers goes before the include, too.
@@ -50,6 +53,36 @@ sub vcl_purge {
 		return (synth(503, "Purged on this node only"));
 	}
 	return (synth(200, "Purged"));
+}
+
+# A fetch that began before a purge may bring the old content. What goes into the cache is then taken
+# away again by powderhorn itself, with or without the following; this fetches once more, so that
+# the clients who wait for it get the new content, too. After two more attempts the response goes to
+# them and is not kept.
+sub vcl_backend_fetch {
+	powderhorn.mark();
+}
+
+sub vcl_backend_response {
+	# What bans look at. Clients do not see them.
+	set beresp.http.x-url = bereq.url;
+	set beresp.http.x-host = bereq.http.Host;
+
+	if (!bereq.uncacheable && powderhorn.overtaken()) {
+		if (bereq.retries < 2) {
+			# What a 304 would revive has been purged.
+			unset bereq.http.If-None-Match;
+			unset bereq.http.If-Modified-Since;
+			return (retry);
+		}
+		set beresp.uncacheable = true;
+		set beresp.ttl = 0s;
+	}
+}
+
+sub vcl_deliver {
+	unset resp.http.x-url;
+	unset resp.http.x-host;
 }
 
 sub vcl_synth {

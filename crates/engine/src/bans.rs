@@ -21,6 +21,9 @@ use crate::headers::{HOST_HEADER, Headers, URL_HEADER, first};
 /// to die for nothing.
 pub const RECENT_MAX: usize = 1_024;
 
+/// Before all fetches.
+const NEVER: Time = Time::from_us(i64::MIN);
+
 /// What an object must pass to be banned.
 pub(crate) enum Tests {
     /// Nothing: all objects are.
@@ -118,27 +121,50 @@ impl RecentBans {
         }
     }
 
-    /// Remembers a ban. To be called before it is added to the cache.
-    pub fn record(&self, says: &[u8], cutoff: Time, tests: Tests) {
+    /// Gives a ban its tests, without effect yet. Whether they are needed is known beforehand by
+    /// [`RecentBans::knows`].
+    pub fn prepare(&self, says: &[u8], tests: Tests) {
         let mut recent = self.recent.write();
-        if let Some(known) = recent.iter_mut().find(|known| known.says == says) {
-            known.cutoff = known.cutoff.max(cutoff);
-        } else {
-            if recent.len() >= RECENT_MAX {
-                let oldest = recent.iter().enumerate().min_by_key(|(_, ban)| ban.cutoff);
-                if let Some((at, oldest)) = oldest {
-                    let cutoff = oldest.cutoff.as_us();
-                    self.dropped.fetch_max(cutoff, Ordering::SeqCst);
-                    recent.swap_remove(at);
-                }
-            }
-            recent.push(Recent {
-                says: says.to_vec(),
-                cutoff,
-                tests,
-            });
+        if recent.iter().any(|known| known.says == says) {
+            return;
         }
+        if recent.len() >= RECENT_MAX {
+            let oldest = recent.iter().enumerate().min_by_key(|(_, ban)| ban.cutoff);
+            if let Some((at, oldest)) = oldest {
+                let cutoff = oldest.cutoff.as_us();
+                self.dropped.fetch_max(cutoff, Ordering::SeqCst);
+                recent.swap_remove(at);
+            }
+        }
+        recent.push(Recent {
+            says: says.to_vec(),
+            cutoff: NEVER,
+            tests,
+        });
+    }
+
+    /// Whether a ban that says this has its tests here.
+    pub fn knows(&self, says: &[u8]) -> bool {
+        self.recent.read().iter().any(|ban| ban.says == says)
+    }
+
+    /// Remembers that a ban came. To be called before it is added to the cache. False, and nothing
+    /// is done, if it has no tests here (any more).
+    pub fn record(&self, says: &[u8], cutoff: Time) -> bool {
+        let mut recent = self.recent.write();
+        let Some(known) = recent.iter_mut().find(|known| known.says == says) else {
+            return false;
+        };
+        known.cutoff = known.cutoff.max(cutoff);
         // Under the lock, so that whoever sees it finds the ban.
+        self.latest.fetch_max(cutoff.as_us(), Ordering::SeqCst);
+        true
+    }
+
+    /// Takes every fetch that began until `cutoff` to be banned: for a ban that cannot be remembered.
+    pub fn close(&self, cutoff: Time) {
+        let _recent = self.recent.write();
+        self.dropped.fetch_max(cutoff.as_us(), Ordering::SeqCst);
         self.latest.fetch_max(cutoff.as_us(), Ordering::SeqCst);
     }
 

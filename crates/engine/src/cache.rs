@@ -5,16 +5,19 @@ use std::borrow::Cow;
 
 use crate::index::ObjectId;
 
-/// What the engine asks of a cache. All calls may come from several threads at a time.
-pub trait Cache {
+/// What can be done to an object. All calls may come from several threads at a time.
+pub trait Objects {
     /// Takes an object away: no lookup finds it after this returns. The object is registered, and
     /// stays alive for the call; the caller may hold a lock of the index.
     fn kill(&self, object: ObjectId);
 
     /// Ends an object's TTL now and leaves its grace and keep; does nothing to one that is stale
-    /// already. Called as [`Cache::kill`] is.
+    /// already. Called as [`Objects::kill`] is.
     fn soften(&self, object: ObjectId);
+}
 
+/// What else the engine asks of a cache. All calls may come from several threads at a time.
+pub trait Cache: Objects {
     /// Takes away (or softens) every variant of the object with this hash; how many there were. If
     /// there is `spare`, it is asked for each, with no lock held, and those for which it is true
     /// stay.
@@ -29,8 +32,8 @@ pub trait Cache {
     /// returns.
     fn ban(&self, tests: &[BanLine<'_>]) -> Result<(), BanError>;
 
-    /// How many bans objects have to be tested against.
-    fn live_bans(&self) -> u64;
+    /// How many bans objects have to be tested against; counts up to `at_most`.
+    fn live_bans(&self, at_most: u64) -> u64;
 
     /// Compiles a regular expression as the cache's bans understand it. An error is for people, and
     /// also says so of an expression that may take too long.

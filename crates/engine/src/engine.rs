@@ -8,7 +8,7 @@ use powderhorn_protocol::purge::{Ban, BanField, BanOperator, Host, Keys, Purge};
 use powderhorn_protocol::time::Time;
 
 use crate::bans::{RecentBans, Tests};
-use crate::cache::{BanError, BanLine, Cache};
+use crate::cache::{BanError, BanLine, Cache, Objects};
 use crate::clock::WallClock;
 use crate::counters::{Counter, Counters};
 use crate::cutoff::Cutoff;
@@ -21,6 +21,9 @@ use crate::pace::Pace;
 
 /// Added to what a late ban takes from the wall clock, for what that may have drifted meanwhile.
 const WALL_SLACK: Duration = Duration::from_secs(2);
+
+/// What takes longer is no fetch, but an object of unknown age.
+const FETCH_MAX: Duration = Duration::from_secs(24 * 3_600);
 
 /// What an operator decides, and what the host knows.
 #[derive(Clone, Debug)]
@@ -133,12 +136,17 @@ impl Engine {
         &self.index
     }
 
+    /// There is no object in the cache that [`Engine::inserted`] has not heard of.
+    pub fn no_older_objects(&self) {
+        self.older.swept();
+    }
+
     /// Takes an object in, and takes it away again (or softens it) if a purge came during its
     /// fetch. To be called by the fetch, after lookups can find the object and before anybody who
     /// waited for it looks.
     pub fn inserted(
         &self,
-        cache: &dyn Cache,
+        cache: &dyn Objects,
         now: Time,
         inserted: &Inserted<'_>,
         headers: &dyn Headers,
@@ -146,8 +154,11 @@ impl Engine {
         let Inserted {
             object, started, ..
         } = *inserted;
-        let took = i64::try_from(now.since(started).as_micros()).unwrap_or(i64::MAX);
-        self.slowest_us.fetch_max(took, Ordering::Relaxed);
+        let took = now.since(started);
+        if took < FETCH_MAX {
+            let took_us = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
+            self.slowest_us.fetch_max(took_us, Ordering::Relaxed);
+        }
         let keys = self.headers.hashes(&self.hasher, headers);
         // Registered first, and then tested: a purge that comes in between finds it.
         let registered = match self.index.insert(object, started, &keys) {
@@ -222,10 +233,11 @@ impl Engine {
     /// Whether a purge can be applied: to be asked before it is issued.
     pub fn check(&self, cache: &dyn Cache, purge: &Purge) -> Result<(), CheckError> {
         if let Purge::Ban(ban) = purge {
-            Tests::compile(cache, ban).map_err(CheckError::Invalid)?;
+            self.prepare_ban(cache, ban).map_err(CheckError::Invalid)?;
         }
         if matches!(purge, Purge::Ban(_) | Purge::Flush(_) | Purge::Everything) {
-            let (live, max) = (cache.live_bans(), self.settings.bans_max);
+            let max = self.settings.bans_max;
+            let live = cache.live_bans(max);
             if live >= max {
                 Counters::add(&self.counters.bans_too_many, 1);
                 return Err(CheckError::TooManyBans { live, max });
@@ -315,11 +327,28 @@ impl Engine {
         Counters::add(counter, count);
     }
 
+    /// Sees to it that a ban's tests are known; an error says what is wrong with them.
+    fn prepare_ban(&self, cache: &dyn Cache, ban: &Ban) -> Result<(), String> {
+        if !self.bans.knows(ban.as_bytes()) {
+            let tests = Tests::compile(cache, ban)?;
+            self.bans.prepare(ban.as_bytes(), tests);
+        }
+        Ok(())
+    }
+
+    /// Remembers a ban for the fetches that it overtakes. Its tests have been prepared; if a thousand
+    /// others came since, nobody can tell any more which fetches those are.
+    fn record_ban(&self, says: &[u8], cutoff: Cutoff) {
+        if !self.bans.record(says, cutoff.at) {
+            self.bans.close(cutoff.at);
+        }
+    }
+
     fn ban(&self, cache: &dyn Cache, ban: &Ban, cutoff: Cutoff, arrival: Time) -> Outcome {
-        let tests = match Tests::compile(cache, ban) {
-            Ok(tests) => tests,
-            Err(problem) => return self.outcome(Err(BanError::Invalid(problem))),
-        };
+        if let Err(problem) = self.prepare_ban(cache, ban) {
+            return self.outcome(Err(BanError::Invalid(problem)));
+        }
+        self.record_ban(ban.as_bytes(), cutoff);
         let lines = ban.tests().map(|test| BanLine {
             field: match test.field {
                 BanField::Url => ban_field(URL_HEADER.as_bytes()),
@@ -334,7 +363,6 @@ impl Engine {
             },
             argument: test.argument.into(),
         });
-        self.bans.record(ban.as_bytes(), cutoff.at, tests);
         // Objects older than the VMOD need not carry the headers for the URL and the host.
         let by_header = |test: &BanLine<'_>| {
             test.field != ban_field(URL_HEADER.as_bytes())
@@ -351,7 +379,8 @@ impl Engine {
         let host = host.as_bytes();
         let mut says = b"flush ".to_vec();
         says.extend(host);
-        self.bans.record(&says, cutoff.at, Tests::of_host(host));
+        self.bans.prepare(&says, Tests::of_host(host));
+        self.record_ban(&says, cutoff);
         let line = BanLine {
             field: ban_field(HOST_HEADER.as_bytes()),
             operator: "==",
@@ -363,7 +392,8 @@ impl Engine {
     }
 
     fn everything(&self, cache: &dyn Cache, cutoff: Cutoff, arrival: Time) -> Outcome {
-        self.bans.record(b"everything", cutoff.at, Tests::All);
+        self.bans.prepare(b"everything", Tests::All);
+        self.record_ban(b"everything", cutoff);
         let done = self.add_ban(cache, vec![all()], false, cutoff, arrival);
         if done.is_ok() && !cutoff.late {
             self.older.swept();
@@ -388,7 +418,7 @@ impl Engine {
 
     /// Does a part of what takes its time; how long until the next part is due, if there is one. To
     /// be called by one thread at a time.
-    pub fn work(&self, cache: &dyn Cache, now: Time) -> Option<Duration> {
+    pub fn work(&self, cache: &dyn Objects, now: Time) -> Option<Duration> {
         let mut softened = 0;
         let wait = self.soft_everything.work(&self.index, now, &mut |object| {
             cache.soften(object);
@@ -435,7 +465,7 @@ impl Engine {
     }
 
     fn room_for_ban(&self, cache: &dyn Cache) -> Result<(), BanError> {
-        let live = cache.live_bans();
+        let live = cache.live_bans(self.settings.bans_max);
         if live < self.settings.bans_max {
             return Ok(());
         }

@@ -22,7 +22,7 @@ use crate::sys;
 const ALONE_AFTER_PANIC: usize = 1_024;
 
 /// How long an idle apply thread waits at most, so that it can do its host's housekeeping.
-const IDLE_MAX: Duration = Duration::from_secs(1);
+pub const IDLE_MAX: Duration = Duration::from_secs(1);
 
 /// A purge to be applied, and what became of it.
 #[derive(Clone, Debug)]
@@ -68,9 +68,11 @@ pub trait Cache {
     /// must therefore bear being applied twice.
     fn apply(&mut self, jobs: &mut [Job]);
 
-    /// Called when nothing is left to apply, and about once a second: for what is to be done now
-    /// and then.
-    fn idle(&mut self) {}
+    /// Called when nothing is left to apply, and then once a second, or sooner if it wants to be
+    /// called again sooner: for what is to be done now and then.
+    fn idle(&mut self) -> Duration {
+        IDLE_MAX
+    }
 }
 
 /// Takes purges out of the node and applies them, on a thread of the host's choice.
@@ -111,11 +113,11 @@ impl Applier {
                 }
                 continue;
             }
-            cache.idle();
+            let wait = cache.idle().min(IDLE_MAX);
             let mut core = shared.core.lock();
             if core.ready_count() == 0 && !shared.stopping() {
                 shared.applier_idle.store(true, Ordering::Relaxed);
-                shared.ready.wait_for(&mut core, IDLE_MAX);
+                shared.ready.wait_for(&mut core, wait);
                 shared.applier_idle.store(false, Ordering::Relaxed);
             }
         }

@@ -34,7 +34,7 @@ mod seal;
 mod status;
 mod sys;
 
-pub use crate::apply::{Applier, Cache, Job};
+pub use crate::apply::{Applier, Cache, IDLE_MAX, Job};
 pub use crate::config::{
     Config, ConfigError, KEY_HEADERS, Limits, PEERS_MAX, PORT_MIN, PeerConfig, PurgeConfig,
 };
@@ -43,8 +43,11 @@ pub use crate::net::BindError;
 pub use crate::node::{IssueError, Node, StartError, Ticket, node_id};
 pub use crate::seal::{OpenError, SealError, Sealer};
 pub use crate::status::{Counter, DuplicateName, Notice, PeerStatus, SocketStatus, Status};
+pub use crate::sys::boot_clock;
 pub use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId};
+pub use powderhorn_protocol::purge;
 pub use powderhorn_protocol::purge::Purge;
+pub use powderhorn_protocol::time::Time;
 pub use powderhorn_protocol::{Knowledge, Outcome};
 
 /// This library's version.

@@ -257,6 +257,19 @@ impl Node {
         (!taken).then(|| Applier::new(self.shared.clone()))
     }
 
+    /// 128 random bits, others at each call.
+    pub fn random_bits(&self) -> [u64; 2] {
+        let rng = &mut self.shared.egress.sender.lock().rng;
+        [rng.next_u64(), rng.next_u64()]
+    }
+
+    /// Has [`crate::Cache::idle`] called soon.
+    pub fn wake_applier(&self) {
+        // Under the core's lock, or an applier about to wait would miss it.
+        let _core = self.shared.core.lock();
+        self.shared.ready.notify_one();
+    }
+
     /// Whether this node has applied the purges with these ids, all of them.
     pub fn knows(&self, ids: impl Into<MessageIds>) -> bool {
         self.shared.core.lock().all_seen(ids.into())
