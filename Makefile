@@ -4,12 +4,12 @@
 MAKEFLAGS += --no-print-directory
 # The targets share one cargo target folder, which they would only queue for.
 .NOTPARALLEL:
-.PHONY: help demo test test-canary build lint shell clean
+.PHONY: help demo test test-canary build bench bench-engine bench-soak bench-soak-varnish lint shell clean
 
 DEBIAN13 := packaging/on-debian13.sh
 
 help: ## What can be made
-	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/make \1\t\2/p' Makefile | expand -t 25
 
 demo: build ## Three varnishds, one purge, a cut and its healing; on a terminal it stays up until Ctrl-C
 	@$(DEBIAN13) demo
@@ -23,6 +23,23 @@ test-canary: build ## The demo must fail with a VMOD that applies nothing
 build: ## target/release/libvmod_powderhorn.so, for Debian 13's Varnish 7.7
 	@$(DEBIAN13) build
 	@$(DEBIAN13) results
+
+# What was measured comes to target/bench, also of a run in which something failed.
+define run_bench
+@POWDERHORN_COMMIT=$$(git describe --always --dirty --abbrev=12 2>/dev/null) $(DEBIAN13) bench $(1) $(ARGS); \
+	status=$$?; $(DEBIAN13) results; exit $$status
+endef
+
+bench: bench-engine bench-soak bench-soak-varnish ## Every benchmark; hours
+
+bench-engine: build ## Purges in varnishd beside its own, bans and xkey; ARGS='--objects 100000' is quicker
+	$(call run_bench,engine)
+
+bench-soak: build ## 100 million purges through decoder, core and engine
+	$(call run_bench,soak)
+
+bench-soak-varnish: build ## 10 million purges through two varnishds
+	$(call run_bench,soak-varnish)
 
 lint: ## Formatting and clippy, warnings as errors
 	@$(DEBIAN13) lint

@@ -70,6 +70,11 @@ case $1 in
         export POWDERHORN_VMOD=$target/release/libvmod_powderhorn.so
         exec cargo test --release --locked --workspace
         ;;
+    bench)
+        # Results go where on-debian13.sh looks for them; an --out of the caller's comes later and wins.
+        export POWDERHORN_VMOD=$target/release/libvmod_powderhorn.so
+        exec "$target/release/powderhorn-bench" "$2" --out "$target/bench" "${@:3}"
+        ;;
     lint)
         shellcheck -x packaging/*.sh packaging/root/*.sh .ci/run
         cargo fmt --all --check
