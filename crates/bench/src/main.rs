@@ -17,6 +17,7 @@
 
 mod engine;
 mod load;
+mod origin;
 mod report;
 mod servers;
 mod soak;

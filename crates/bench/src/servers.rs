@@ -1,11 +1,12 @@
 //! The varnishds that are measured, each alone in its process, with VCLs that differ only in what is
 //! compared.
 //!
-//! There is no origin: misses are answered by `vcl_backend_error`, whose objects go through the same
-//! insertion as any other and cost the least beside what is measured.
+//! Caches are filled without an origin: `vcl_backend_error` makes objects that are inserted as any other,
+//! and quickly. A request with [`ORIGIN_HEADER`] is fetched, through all of the VCL.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use powderhorn_fleet::cleanup::{self, WorkDir};
@@ -13,6 +14,7 @@ use powderhorn_fleet::fleet;
 use powderhorn_fleet::varnish::{Settings, VarnishError, Varnishd};
 
 use crate::load::{self, LoadError, Shape};
+use crate::origin;
 
 /// How long a varnishd may take to start: most of it is the C compiler.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
@@ -25,6 +27,9 @@ const FILL: Shape = Shape {
 };
 /// The header of a request whose value becomes the object's `xkey` header.
 pub const KEYS_HEADER: &str = "X-Keys";
+
+/// Has a miss fetched from the origin instead of made up.
+pub const ORIGIN_HEADER: &str = "X-Origin";
 
 /// Why there is nothing to measure.
 #[derive(Debug, thiserror::Error)]
@@ -115,7 +120,7 @@ impl Server {
         let params = params.iter().chain(&options.params);
         let settings = Settings {
             name: side.name().into(),
-            vcl: vcl(side, options),
+            vcl: vcl(side, options, origin()?),
             vmod_dir: Some(vmods),
             vcl_dir: Some(fleet::find_vcl_dir()),
             storage: "12g".into(),
@@ -247,7 +252,20 @@ pub fn resident(process: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-fn vcl(side: Side, options: &Options) -> String {
+/// The one origin of this process.
+fn origin() -> Result<SocketAddr, ServerError> {
+    static ADDR: Mutex<Option<SocketAddr>> = Mutex::new(None);
+    let mut started = ADDR.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(addr) = *started {
+        return Ok(addr);
+    }
+    let what = "starting the origin";
+    let addr = origin::start().map_err(|source| ServerError::Io { what, source })?;
+    *started = Some(addr);
+    Ok(addr)
+}
+
+fn vcl(side: Side, options: &Options, origin: SocketAddr) -> String {
     let start = match &options.config {
         Some(config) => format!("\"{}\"", config.display()),
         None => String::new(),
@@ -257,7 +275,10 @@ fn vcl(side: Side, options: &Options) -> String {
         Side::Stock => STOCK.to_owned(),
         Side::Xkey => STOCK.to_owned() + XKEY,
     };
-    format!("vcl 4.1;\nimport std;\n{own}{}{COMMON}", options.vcl)
+    let common = COMMON
+        .replace("@HOST@", &origin.ip().to_string())
+        .replace("@PORT@", &origin.port().to_string());
+    format!("vcl 4.1;\nimport std;\n{own}{}{common}", options.vcl)
 }
 
 const POWDERHORN: &str = r#"
@@ -307,7 +328,10 @@ sub vcl_recv {
 
 // Answers to a purge are as short as our own VCL's: else varnishd's own page would cost the others.
 const COMMON: &str = r#"
-backend none none;
+backend origin {
+    .host = "@HOST@";
+    .port = "@PORT@";
+}
 
 sub vcl_recv {
     if (req.method == "BAN") {
@@ -325,7 +349,9 @@ sub vcl_recv {
 }
 
 sub vcl_backend_fetch {
-    return (error(200, "OK"));
+    if (!bereq.http.X-Origin) {
+        return (error(200, "OK"));
+    }
 }
 
 sub vcl_backend_error {
@@ -336,6 +362,12 @@ sub vcl_backend_error {
     }
     set beresp.body = "content";
     return (deliver);
+}
+
+sub vcl_backend_response {
+    if (bereq.http.X-Keys) {
+        set beresp.http.xkey = bereq.http.X-Keys;
+    }
 }
 
 sub vcl_deliver {

@@ -13,6 +13,21 @@ impl Samples {
             .push(u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
     }
 
+    /// What `count` of a kind took together: one sample, of their mean.
+    pub fn push_shared(&mut self, took: Duration, count: u32) {
+        self.push(took / count.max(1));
+    }
+
+    /// All of another lot.
+    pub fn extend(&mut self, other: Samples) {
+        self.0.extend(other.0);
+    }
+
+    /// Forgets all, and keeps the room for as many.
+    pub fn clear(&mut self) {
+        self.0.clear();
+    }
+
     /// How many.
     pub fn len(&self) -> usize {
         self.0.len()

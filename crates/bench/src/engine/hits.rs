@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Bench, thousands, turns};
 use crate::load::{self, Client, LoadError, Shape};
 use crate::report::{Better, Row};
-use crate::servers::{KEYS_HEADER, Options, Server, ServerError, Side};
+use crate::servers::{KEYS_HEADER, ORIGIN_HEADER, Options, Server, ServerError, Side};
 
 /// How long each measurement of hits takes.
 const ROUND: Duration = Duration::from_secs(2);
@@ -61,7 +61,7 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
     }
     let xkey = Server::start(Side::Xkey, &Options::default())?;
     for (against, theirs) in [("no VMOD", &stock), ("xkey", &xkey)] {
-        let what = format!("misses of objects with {KEYS} keys each, 32 connections");
+        let what = format!("misses with {KEYS} keys each, 32 connections, from an origin");
         alternate(bench, &what, &ours, theirs, against, |round, server| {
             let shape = Shape {
                 connections: 32,
@@ -69,7 +69,8 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
             };
             let run = load::run(server.addr(), shape, MISSES, |n, out| {
                 let url = format!("/{against}/{round}/{n}").replace(' ', "-");
-                load::request(out, "GET", &url, &[(KEYS_HEADER, &keys(n))]);
+                let headers = [(KEYS_HEADER, &*keys(n)), (ORIGIN_HEADER, "1")];
+                load::request(out, "GET", &url, &headers);
             })?;
             Ok((run.rate(), run.latencies.len()))
         })?;

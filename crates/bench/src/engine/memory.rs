@@ -9,15 +9,12 @@ use crate::servers::{Options, Server, ServerError, Side};
 
 /// Different keys in the mix of many keys on many objects.
 const KEYS_DRAWN: u64 = 100_000;
-/// Runs of the mixes with very many objects: a minute per side and run.
-const BIG_RUNS: usize = 3;
 
 /// What the objects carry.
 struct Mix {
     name: String,
     objects: u64,
     keys_each: u64,
-    runs: usize,
     key: fn(object: u64, nth: u64) -> String,
 }
 
@@ -34,7 +31,6 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
             name: format!("one key on {} objects", thousands(small)),
             objects: small,
             keys_each: 1,
-            runs,
             key: |_, _| "everything".into(),
         },
         Mix {
@@ -45,7 +41,6 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
             ),
             objects: big,
             keys_each: 10,
-            runs: runs.min(BIG_RUNS),
             key: |object, nth| {
                 // splitmix64's finaliser: as good as drawn, and the same for all sides.
                 let mut x = (object * 10 + nth).wrapping_mul(0x9E37_79B9_7F4A_7C15);
@@ -58,14 +53,13 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
             name: format!("a key of its own on each of {} objects", thousands(big)),
             objects: big,
             keys_each: 1,
-            runs: runs.min(BIG_RUNS),
             key: |object, _| format!("own-{object}"),
         },
     ];
     for mix in mixes {
         let pairs = (mix.objects * mix.keys_each) as f64;
         let mut figures = [Vec::new(), Vec::new()];
-        for _ in 0..mix.runs {
+        for _ in 0..runs {
             let (Some(base), Some(ours), Some(theirs)) = (
                 growth(Side::Stock, &mix)?,
                 growth(Side::Powderhorn, &mix)?,

@@ -2,7 +2,7 @@
 //! (an old VMOD, a missing competitor) leaves the others.
 
 mod bans;
-mod fleet;
+pub mod fleet;
 mod hits;
 mod keys;
 mod memory;
