@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use powderhorn_fleet::avalanche::Faults;
 use powderhorn_fleet::fleet::{self, Fleet, Plan, START_TIMEOUT};
-use powderhorn_fleet::http::{Request, Response};
+use powderhorn_fleet::http::{Client, Request, Response};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the last purge may take to arrive once all were sent and all cuts healed.
@@ -296,6 +296,77 @@ fn a_killed_child_comes_back_empty_and_is_purged_again() {
         purge(&fleet, node, node * 100..(node + 1) * 100, Duration::ZERO);
     }
     wait_until_gone(&fleet, OBJECTS, version, CONVERGE_TIMEOUT);
+}
+
+/// A purge that comes late kills what it was sent against, wherever that has got to, and spares what
+/// was fetched since.
+#[test]
+fn a_purge_that_comes_late_spares_what_was_fetched_since_its_issue() {
+    const CUT_OFF: usize = 1;
+    // A purge has a margin of ten seconds: until then after its issue, fetches are not trusted.
+    const MARGIN: Duration = Duration::from_secs(10);
+    const BEFORE: &str = "/before";
+    const SINCE: &str = "/since";
+    // Asked for before the end of the margin, and answered after the purge has come.
+    const SLOW_BEFORE: &str = "/slow/11000/before";
+    // Asked for after the margin, and answered after the purge has come.
+    const SLOW_SINCE: &str = "/slow/4000/since";
+    let _alone = alone();
+    let fleet = Fleet::start(&plan(2, Some(seed()))).expect("the fleet starts");
+    let _on_failure = OnFailure(&fleet);
+    let relay = fleet.relay.as_ref().expect("asked for");
+    fleet
+        .wait_connected(CONNECT_TIMEOUT)
+        .expect("the nodes hear each other");
+    let slow = |url: &'static str| {
+        let addr = fleet.nodes[CUT_OFF].varnish.addr();
+        let mut client = Client::new(addr, fleet::HOST, Duration::from_secs(14));
+        // The one that is tried again takes longer than anybody waits here.
+        std::thread::spawn(move || client.get(url).ok())
+    };
+    let get = |url: &str| fleet.client(CUT_OFF).get(url).expect("the node answers");
+    get(BEFORE);
+    relay.cut_node(CUT_OFF);
+    fleet.origin.bump_all();
+    let issued = Instant::now();
+    let urls = [BEFORE, SINCE, SLOW_BEFORE, SLOW_SINCE];
+    let ids = urls.map(|url| fleet.purge(0, url).expect("the purge is taken"));
+    std::thread::sleep(Duration::from_secs(2));
+    let slow_before = slow(SLOW_BEFORE);
+    std::thread::sleep((MARGIN + Duration::from_millis(500)).saturating_sub(issued.elapsed()));
+    get(SINCE);
+    let slow_since = slow(SLOW_SINCE);
+    assert!(fleet::is_hit(&get(BEFORE)), "the purge has not come yet");
+    std::thread::sleep(Duration::from_millis(500));
+    relay.heal_node(CUT_OFF);
+    for id in &ids {
+        let deadline = Instant::now() + CONVERGE_TIMEOUT;
+        while !fleet::knows(&mut fleet.client(CUT_OFF), id).expect("the node answers") {
+            assert!(Instant::now() < deadline, "{id} has not come");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+    assert_eq!(
+        fleet.origin.requests(SLOW_BEFORE),
+        1,
+        "it came too late for this test"
+    );
+    assert!(
+        !fleet::is_hit(&get(BEFORE)),
+        "what the purge was sent against"
+    );
+    assert!(fleet::is_hit(&get(SINCE)), "what was fetched since");
+    slow_since.join().expect("no panic");
+    assert!(
+        fleet::is_hit(&get(SLOW_SINCE)),
+        "what was being fetched since"
+    );
+    slow_before.join().expect("no panic");
+    assert_eq!(
+        fleet.origin.requests(SLOW_BEFORE),
+        2,
+        "what was being fetched before is fetched again"
+    );
 }
 
 /// The checker checked: a fleet whose purges stay where they were sent is found out.

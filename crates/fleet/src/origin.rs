@@ -3,7 +3,8 @@
 //! A cache that still serves version 1 after [`Origin::bump_all`] is stale, whoever says
 //! otherwise; this is what the demo and the fleet tests look at. Responses may be cached for a
 //! day, so that an object leaves a cache in a test only because it was purged. A POST gives its URL
-//! new content, for people who try a fleet by hand.
+//! new content, for people who try a fleet by hand. `/slow/<ms>/…` is answered that much later, with
+//! the content of when it was asked for.
 
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
@@ -199,6 +200,10 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         if method == "POST" {
             version = shared.bump(url);
         }
+        // The content is that of the request's arrival, as a slow application's may be.
+        if let Some(delay) = delay_of(url) {
+            std::thread::sleep(delay);
+        }
         let etag = format!("\"v{version}\"");
         let body = format!("version {version} of {url}\n");
         let (status, body) = match method {
@@ -227,6 +232,13 @@ fn serve(stream: TcpStream, shared: &Shared) -> io::Result<()> {
         }
     }
     Ok(())
+}
+
+/// `/slow/<ms>/…` is answered so many milliseconds late, a minute at most.
+fn delay_of(url: &str) -> Option<Duration> {
+    let ms = url.strip_prefix("/slow/")?.split('/').next()?;
+    let ms: u64 = ms.parse().ok()?;
+    Some(Duration::from_millis(ms.min(60_000)))
 }
 
 #[cfg(test)]
