@@ -66,7 +66,7 @@ impl Report {
         report.say(about)?;
         report.say(&format!(
             "Ratio > 1: we are better. Medians of n in one run; least and most of ours in brackets.\n\n\
-             {:<64} {:>11} {:<9} {:>11} {:<14} {:>8} {:>4}",
+             {:<74} {:>11} {:<9} {:>11} {:<14} {:>8} {:>4}",
             "", "ours", "", "theirs", "", "ratio", "n"
         ))?;
         Ok(report)
@@ -81,7 +81,7 @@ impl Report {
         let name = row.against.as_ref().map(|(name, _)| *name);
         let (metric, unit) = (&row.metric, row.unit);
         self.say(&format!(
-            "{metric:<64} {:>11} {unit:<9} {:>11} {:<14} {:>8} {:>4}  [{} … {}]",
+            "{metric:<74} {:>11} {unit:<9} {:>11} {:<14} {:>8} {:>4}  [{} … {}]",
             short(value),
             theirs.map_or(String::new(), short),
             name.unwrap_or("-"),

@@ -56,7 +56,7 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
         let shapes = SHAPES.len() as u64;
         let hits = HITS.min(objects / (runs * shapes * STEPS.len() as u64));
         for run in 0..runs {
-            for (side, server) in super::turns(run as usize, (0, &ours), (1, &theirs)) {
+            for (side, server) in super::sides::turns(run as usize, (0, &ours), (1, &theirs)) {
                 for (kind, shape) in SHAPES.into_iter().enumerate() {
                     // Objects that were not asked for since they were fetched.
                     let measurement = (step as u64 * runs + run) * shapes + kind as u64;

@@ -4,8 +4,8 @@ use std::error::Error;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use super::urls::compare;
-use super::{Bench, thousands, turns};
+use super::sides::{Pair, compare, turns};
+use super::{Bench, thousands};
 use crate::load::{self, Client, LoadError, Shape};
 use crate::report::{Better, Row};
 use crate::servers::{
@@ -82,30 +82,26 @@ fn single(
             connections,
             depth: 1,
         };
-        let what = format!(
-            "purge of a key with 1 object, {} cached, {name}",
-            thousands(objects)
-        );
-        compare(
-            bench,
-            &what,
-            |run, server| {
-                let before = server.counter("MAIN.n_object");
-                let first = run as u64 * purges;
-                let done = load::run(server.addr(), shape, purges, |n, out| {
-                    let key = format!("key-{}", first + n);
-                    load::request(out, "PURGEKEY", "/", &[("xkey", &key)]);
-                })?;
-                // Whoever purges nothing is quick.
-                if let (Ok(before), true) = (before, run == 0) {
-                    wait_for_objects(server, before - purges * 9 / 10, Duration::from_secs(10));
-                }
-                Ok(done)
-            },
+        let cached = thousands(objects);
+        let pair = Pair {
+            what: format!("purge of a key with 1 object, {cached} cached, {name}"),
             ours,
             theirs,
-            "xkey",
-        )?;
+            against: "xkey",
+        };
+        compare(bench, &pair, runs as usize, |run, server| {
+            let before = server.counter("MAIN.n_object");
+            let first = run as u64 * purges;
+            let done = load::run(server.addr(), shape, purges, |n, out| {
+                let key = format!("key-{}", first + n);
+                load::request(out, "PURGEKEY", "/", &[("xkey", &key)]);
+            })?;
+            // Whoever purges nothing is quick.
+            if let (Ok(before), true) = (before, run == 0) {
+                wait_for_objects(server, before - purges * 9 / 10, Duration::from_secs(10));
+            }
+            Ok(done)
+        })?;
         for server in [ours, theirs] {
             let left = server.counter("MAIN.n_object")?;
             if left > objects - purges * runs * 9 / 10 {

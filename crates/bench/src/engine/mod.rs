@@ -6,6 +6,7 @@ pub mod fleet;
 mod hits;
 mod keys;
 mod memory;
+mod sides;
 mod urls;
 
 use std::error::Error;
@@ -63,15 +64,6 @@ pub fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         eprintln!("[{name}: {:.0} s]", begin.elapsed().as_secs_f64());
     }
     Ok(all)
-}
-
-/// Both sides' turns of a run, ours first in every other one.
-pub fn turns<T>(run: usize, ours: T, theirs: T) -> [T; 2] {
-    if run % 2 == 0 {
-        [ours, theirs]
-    } else {
-        [theirs, ours]
-    }
 }
 
 /// A number of objects for people: 100,000.

@@ -3,9 +3,9 @@
 
 use std::error::Error;
 
-use super::{Bench, thousands, turns};
-use crate::load::{self, Run, Shape};
-use crate::report::{Better, Row};
+use super::sides::{Pair, compare};
+use super::{Bench, thousands};
+use crate::load::{self, LoadError, Run, Shape};
 use crate::servers::{Options, Server, Side};
 
 /// Purges of one measurement.
@@ -24,7 +24,7 @@ const SHAPES: [(&str, Shape); 3] = [
         },
     ),
     (
-        "8 connections, 16 under way on each",
+        "8 × 16",
         Shape {
             connections: 8,
             depth: 16,
@@ -32,25 +32,9 @@ const SHAPES: [(&str, Shape); 3] = [
     ),
 ];
 
-/// Rates and latencies of one side.
-#[derive(Default)]
-struct Figures {
-    rate: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-}
-
-impl Figures {
-    fn add(&mut self, run: Run) {
-        let mut run = run;
-        self.rate.push(run.rate());
-        self.p50.push(run.latencies.quantile_us(0.5));
-        self.p99.push(run.latencies.quantile_us(0.99));
-    }
-}
-
 /// Adds the rows.
 pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
+    let runs = bench.arguments.runs;
     for &objects in &bench.arguments.objects {
         let ours = Server::start(Side::Powderhorn, &Options::default())?;
         let stock = Server::start(Side::Stock, &Options::default())?;
@@ -61,22 +45,22 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
         for (shape_name, shape) in SHAPES {
             for present in [true, false] {
                 let state = if present { "present" } else { "absent" };
-                let what = format!(
-                    "PURGE, {} cached, {state}, {shape_name}",
-                    thousands(objects)
-                );
+                let pair = Pair {
+                    what: format!(
+                        "PURGE, {} cached, {state}, {shape_name}",
+                        thousands(objects)
+                    ),
+                    ours: &ours,
+                    theirs: &stock,
+                    against: "own PURGE",
+                };
                 // Cached objects are purged one after the other, never the same twice.
-                let count = PURGES.min(objects / bench.arguments.runs as u64);
-                compare(
-                    bench,
-                    &what,
-                    |run, server| purges(server, run, shape, count, present),
-                    &ours,
-                    &stock,
-                    "own PURGE",
-                )?;
+                let count = PURGES.min(objects / runs as u64);
+                compare(bench, &pair, runs, |run, server| {
+                    purges(server, run, shape, count, present)
+                })?;
                 if present {
-                    let gone = count * bench.arguments.runs as u64;
+                    let gone = count * runs as u64;
                     for server in [&ours, &stock] {
                         server.fill(gone, |n, url, _| *url = format!("/o/{n}"))?;
                         server.expect_objects(objects)?;
@@ -86,30 +70,29 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
         }
         // Last, because the bans stay.
         for (shape_name, shape) in SHAPES {
-            let what = format!(
-                "PURGE or ban of a URL, {} cached, {shape_name}",
-                thousands(objects)
-            );
-            compare(
-                bench,
-                &what,
-                |run, server| {
-                    let method = if server.is(Side::Powderhorn) {
-                        "PURGE"
-                    } else {
-                        "BAN"
-                    };
-                    let first = run as u64 * BANS;
-                    load::run(server.addr(), shape, BANS, |n, out| {
-                        load::request(out, method, &format!("/o/{}", first + n), &[]);
-                    })
-                },
-                &ours,
-                &stock,
-                "std.ban()",
-            )?;
+            let cached = thousands(objects);
+            let pair = Pair {
+                what: format!("PURGE or ban of a URL, {cached} cached, {shape_name}"),
+                ours: &ours,
+                theirs: &stock,
+                against: "std.ban()",
+            };
+            compare(bench, &pair, runs, |run, server| {
+                let method = if server.is(Side::Powderhorn) {
+                    "PURGE"
+                } else {
+                    "BAN"
+                };
+                let first = run as u64 * BANS;
+                load::run(server.addr(), shape, BANS, |n, out| {
+                    load::request(out, method, &format!("/o/{}", first + n), &[]);
+                })
+            })?;
         }
     }
+    bench
+        .report
+        .say("  8 × 16: 8 connections, 16 requests under way on each")?;
     Ok(())
 }
 
@@ -119,43 +102,10 @@ fn purges(
     shape: Shape,
     count: u64,
     present: bool,
-) -> Result<Run, load::LoadError> {
+) -> Result<Run, LoadError> {
     let first = run as u64 * count;
     let path = if present { "o" } else { "absent" };
     load::run(server.addr(), shape, count, |n, out| {
         load::request(out, "PURGE", &format!("/{path}/{}", first + n), &[]);
     })
-}
-
-/// Has both sides do the same in turns, and adds rows for rate, p50 and p99.
-pub fn compare(
-    bench: &mut Bench<'_>,
-    what: &str,
-    measure: impl Fn(usize, &Server) -> Result<Run, load::LoadError>,
-    ours: &Server,
-    theirs: &Server,
-    against: &'static str,
-) -> Result<(), Box<dyn Error>> {
-    let mut figures = [Figures::default(), Figures::default()];
-    for run in 0..bench.arguments.runs {
-        for (side, server) in turns(run, (0, ours), (1, theirs)) {
-            figures[side].add(measure(run, server)?);
-        }
-    }
-    let [our, their] = figures;
-    let rows = [
-        ("", "/s", Better::More, our.rate, their.rate),
-        (": p50", "µs", Better::Less, our.p50, their.p50),
-        (": p99", "µs", Better::Less, our.p99, their.p99),
-    ];
-    for (end, unit, better, ours, theirs) in rows {
-        bench.report.row(&Row {
-            metric: format!("{what}{end}"),
-            unit,
-            better,
-            ours,
-            against: Some((against, theirs)),
-        })?;
-    }
-    Ok(())
 }
