@@ -1,9 +1,10 @@
 //! Runs every `tests/vtc/*.vtc` with varnishtest, against the library that was built beside this
-//! test. Names begin with b (basic), c (complex), r (regression), f (the fence) or s (what stock
-//! Varnish does, and why the fence exists).
+//! test. Names begin with b (basic), c (complex), r (regression), f (the fence), k (kinds of purges) or s (what
+//! stock Varnish does, and why the fence exists).
 //!
 //! `cargo build && cargo test --test vtc [-- part-of-a-name]`. In a VTC, `${vmod}` is the library,
-//! `${vcl}` the directory of the ready-made VCL, `${lib}` the directory of the VTCs.
+//! `${vcl}` the directory of the ready-made VCL, `${lib}` the directory of the VTCs, `${set_clock}` a library to preload
+//! that sets a process's wall clock.
 
 use std::env;
 use std::fs;
@@ -28,10 +29,12 @@ fn main() -> ExitCode {
     arguments.test_threads = Some(threads.clamp(1, TESTS_AT_A_TIME_MAX));
 
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let prepared = varnishtest_exists().and_then(|()| library());
-    let library = match (prepared, arguments.list) {
-        (Ok(library), _) => library,
-        (Err(_), true) => PathBuf::new(),
+    let scratch = Scratch::new();
+    let prepared = varnishtest_exists()
+        .and_then(|()| Ok((library()?, clock_library(root, scratch.as_ref()?)?)));
+    let (library, set_clock) = match (prepared, arguments.list) {
+        (Ok(libraries), _) => libraries,
+        (Err(_), true) => Default::default(),
         (Err(problem), false) => {
             eprintln!("vtc: {problem}");
             return ExitCode::FAILURE;
@@ -40,14 +43,51 @@ fn main() -> ExitCode {
     let trials = match vtcs(&root.join("tests/vtc")) {
         Ok(files) => files
             .into_iter()
-            .map(|file| trial(root, &library, file))
+            .map(|file| trial(root, &library, &set_clock, file))
             .collect(),
         Err(e) => {
             eprintln!("vtc: tests/vtc: {e}");
             return ExitCode::FAILURE;
         }
     };
-    libtest_mimic::run(&arguments, trials).exit_code()
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    drop(scratch);
+    conclusion.exit_code()
+}
+
+/// A directory for as long as the tests run.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch, String> {
+        let name = format!("powderhorn-vtc-{}", std::process::id());
+        let path = env::temp_dir().join(name);
+        fs::create_dir(&path).map_err(|e| format!("{}: {e}", path.display()))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What is left behind hurts nobody.
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Compiles the library that sets a process's wall clock, with the compiler that varnishd has for
+/// its VCL.
+fn clock_library(root: &Path, scratch: &Scratch) -> Result<PathBuf, String> {
+    let library = scratch.0.join("set_clock.so");
+    let compiled = Command::new("cc")
+        .args(["-O2", "-Wall", "-Werror", "-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(root.join("tests/clock/set_clock.c"))
+        .status()
+        .map_err(|e| format!("cc cannot be run (Debian: package gcc): {e}"))?;
+    match compiled.success() {
+        true => Ok(library),
+        false => Err("tests/clock/set_clock.c does not compile".to_owned()),
+    }
 }
 
 fn varnishtest_exists() -> Result<(), String> {
@@ -132,7 +172,7 @@ fn vtcs(directory: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-fn trial(root: &Path, library: &Path, file: PathBuf) -> Trial {
+fn trial(root: &Path, library: &Path, set_clock: &Path, file: PathBuf) -> Trial {
     let name = file
         .file_stem()
         .map(|stem| stem.to_string_lossy().into_owned())
@@ -140,10 +180,11 @@ fn trial(root: &Path, library: &Path, file: PathBuf) -> Trial {
     let vmod = format!("vmod={}", library.display());
     let vcl = format!("vcl={}", root.join("vcl").display());
     let lib = format!("lib={}", root.join("tests/vtc").display());
+    let set_clock = format!("set_clock={}", set_clock.display());
     Trial::test(name, move || {
         run(Command::new("varnishtest")
             .args(["-v", "-t", &TEST_TIMEOUT_S.to_string()])
-            .args(["-D", &vmod, "-D", &vcl, "-D", &lib])
+            .args(["-D", &vmod, "-D", &vcl, "-D", &lib, "-D", &set_clock])
             .arg(&file))
     })
 }
