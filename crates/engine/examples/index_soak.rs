@@ -7,7 +7,8 @@
 //! OPERATIONS is 10,000,000 unless given. Each tenth of them is cut into a hundred blocks, and printed is
 //! the median of the blocks' quantiles. The time of an operation is the time of its cache misses, which
 //! depends on who else is busy on the machine; so after each block a twentieth as many operations go to
-//! a second cache, the control, that stays young. What the control has lost, too, is not age.
+//! a second cache, the control, that stays young, after as many that bring it back to the processor's
+//! caches. What the control has lost, too, is not age.
 //!
 //! Row 0 is not compared. In a cache that was just filled, what belongs together still stands together in
 //! memory: luck that the first few million operations use up. The control has been through them as well.
@@ -63,13 +64,14 @@ fn main() -> ExitCode {
             (MIXING / BLOCKS, MIXING / BLOCKS)
         } else {
             let per_block = operations / TENTHS / BLOCKS;
-            (per_block, (per_block / 20).max(1_000))
+            (per_block, (per_block / 20).max(3_000))
         };
         let mut quantiles: [Vec<f64>; 5] = Default::default();
         let (mut n, mut sum, mut max) = (0, 0, 0);
         cache.inserts_max = 0;
         for _ in 0..BLOCKS {
             cache.block(per_block);
+            control.block(control_per_block);
             control.block(control_per_block);
             let (all, control) = (&cache.all, &control.all);
             let row = [
