@@ -131,18 +131,18 @@ ph_each_beresp_header(const struct vrt_ctx *ctx, ph_header_f *each, void *priv)
 }
 
 /*
- * Takes back what mark_busy() did, on the fetch's own thread as it begins to fetch once more. What
+ * Takes back what mark() did, on the fetch's own thread as it begins to fetch once more. What
  * purges the coming attempt escapes, and which it does not, is for the fence at INSERT to say.
  */
 static void
-unmark_busy(struct objcore *oc)
+unmark(struct objcore *oc)
 {
 
 	if ((__atomic_load_n(&oc->flags, __ATOMIC_RELAXED) & OC_F_DYING) == 0)
 		return;
 	Lck_Lock(&oc->objhead->mtx);
 	if (oc->flags & OC_F_BUSY)
-		(void)__atomic_fetch_and(&oc->flags, (uint8_t)~OC_F_DYING, __ATOMIC_RELAXED);
+		(void)__atomic_fetch_and(&oc->flags, (uint8_t)~PH_OC_F_GONE, __ATOMIC_RELAXED);
 	Lck_Unlock(&oc->objhead->mtx);
 }
 
@@ -165,7 +165,7 @@ ph_ctx_fetch(const struct vrt_ctx *ctx, struct ph_fetch *out)
 		return (0);
 	CHECK_OBJ_NOTNULL(oc->objhead, OBJHEAD_MAGIC);
 	if (ctx->method == VCL_MET_BACKEND_FETCH)
-		unmark_busy(oc);
+		unmark(oc);
 	out->fetch = (uintptr_t)bo;
 	out->attempt = bo->vsl->wid.vxid;
 	out->t_first = bo->t_first;
@@ -179,11 +179,23 @@ ph_ctx_fetch(const struct vrt_ctx *ctx, struct ph_fetch *out)
 	return (1);
 }
 
+/* HSH_Kill, and out of sight of those who wait for the object. */
+static void
+kill_object(struct objcore *oc)
+{
+
+	CHECK_OBJ_NOTNULL(oc->objhead, OBJHEAD_MAGIC);
+	Lck_Lock(&oc->objhead->mtx);
+	oc->flags |= PH_OC_F_GONE;
+	Lck_Unlock(&oc->objhead->mtx);
+	EXP_Remove(oc, NULL);
+}
+
 void
 ph_kill(uint64_t oc)
 {
 
-	HSH_Kill(object(oc));
+	kill_object(object(oc));
 }
 
 /*
@@ -268,8 +280,8 @@ close_objhead(struct worker *wrk, struct objcore *busy)
 
 /*
  * Marks a fetch that is under way as dying, so that no later request joins it or hits what it
- * makes. The fetch goes on: whoever waits for it already gets the response, and at INSERT
- * object_event() removes the object.
+ * makes. The fetch goes on: who started it gets the response, who waits for it looks again, and at
+ * INSERT object_event() removes the object.
  *
  * varnishd itself leaves busy objcores alone because their owner may destroy them; a bit under
  * the objhead's mutex, which every way out of the objhead's list takes, does not mind. Who reads
@@ -280,9 +292,6 @@ close_objhead(struct worker *wrk, struct objcore *busy)
  * PRIVATE, FAILED, WITHDRAWN and the reference counts. A fetch that ends without INSERT (failed,
  * withdrawn) is destroyed by its owner, whatever this bit says.
  *
- * 8.0 gives the object to requests that wait on the fetch without another lookup, so there this
- * keeps only later requests away.
- *
  * Atomic, because the fetch's thread sets OC_F_HFM and OC_F_HFP without the mutex: an ordinary
  * `|=` here could undo that. Theirs can undo ours, which costs nothing but this head start: the
  * fence at INSERT knows of the purge as well.
@@ -291,7 +300,7 @@ static void
 mark(struct objcore *oc)
 {
 
-	(void)__atomic_fetch_or(&oc->flags, OC_F_DYING, __ATOMIC_RELAXED);
+	(void)__atomic_fetch_or(&oc->flags, PH_OC_F_GONE, __ATOMIC_RELAXED);
 }
 
 /*
@@ -345,7 +354,7 @@ walk(struct objcore *busy, enum ph_mode mode)
 		} else if (oc->flags & OC_F_DYING) {
 			/* Somebody else's kill. */
 		} else if (mode == PH_HARD) {
-			oc->flags |= OC_F_DYING;
+			oc->flags |= PH_OC_F_GONE;
 			EXP_Remove(oc, NULL);
 			total++;
 		} else {
@@ -414,7 +423,7 @@ walk_sparing(struct worker *wrk, struct objcore *busy, enum ph_mode mode, ph_spa
 		oc = list[u];
 		if (!spare(priv, (uintptr_t)oc)) {
 			if (mode == PH_HARD) {
-				HSH_Kill(oc);
+				kill_object(oc);
 				total++;
 			} else {
 				total += soften(oc, now);

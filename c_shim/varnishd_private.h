@@ -26,7 +26,6 @@ struct objhead {
 };
 
 int HSH_Lookup(struct req *, struct objcore **, struct objcore **);
-void HSH_Kill(struct objcore *);
 #if PH_VARNISH_8
 void HSH_Withdraw(struct worker *, struct objcore **);
 int HSH_DerefObjCore(struct worker *, struct objcore **);
@@ -34,6 +33,18 @@ int HSH_DerefObjCore(struct worker *, struct objcore **);
 #else
 int HSH_DerefObjCore(struct worker *, struct objcore **, int rushmax);
 #define ph_deref(wrk, ocp) HSH_DerefObjCore(wrk, ocp, 0)
+#endif
+
+/*
+ * What marks an object that lookups are to pass over. 8.0 gives an object to the requests that wait
+ * for its fetch without a lookup, and only those with some other flags it does not (hsh_rush_match).
+ * Of them OC_F_WITHDRAWN, "this brought nothing, look again", fits: nothing else reads it but
+ * hsh_rush1, which then wakes one request, who fetches, and not several, who would wait for that.
+ */
+#if PH_VARNISH_8
+#define PH_OC_F_GONE (OC_F_DYING | OC_F_WITHDRAWN)
+#else
+#define PH_OC_F_GONE OC_F_DYING
 #endif
 
 /* The beginning of struct ban. */

@@ -4,6 +4,10 @@
 # it goes to origin_new.
 
 sub vcl_recv {
+	# Waits for what is fetched in the background.
+	if (req.http.X-Fresh) {
+		set req.grace = 0s;
+	}
 	if (req.method == "INVALIDATE") {
 		if (req.http.X-Kind == "url") {
 			return (synth(200, powderhorn.purge(req.url)));
