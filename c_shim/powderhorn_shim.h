@@ -229,7 +229,7 @@ void ph_regex_free(struct ph_regex *regex);
  * Whether a ban may have this regex. varnishd panics, and so empties the cache, when a ban's match
  * is given up by PCRE2, and a ban goes to the whole fleet. So this tries the regex on long
  * subjects, and refuses (-1, `error` says why) what takes many steps there or is not valid. It
- * takes about a millisecond, and may take 100. It finds what is likely, not all that is possible.
+ * takes about a millisecond, and half a second at most. It finds what is likely, not all that is possible.
  */
 int ph_regex_screen(const char *pattern, char *error, size_t error_len);
 

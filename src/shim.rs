@@ -534,7 +534,7 @@ impl Drop for Regex {
 }
 
 /// Whether a ban may have this regular expression: varnishd panics, and so empties the cache, when
-/// one takes too many steps. Finding out takes about a millisecond, and may take 100.
+/// one takes too many steps. Finding out takes about a millisecond, and half a second at most.
 ///
 /// # Errors
 /// Why not, in words for who wrote it.
