@@ -25,7 +25,6 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
         sizes.iter().min().ok_or("no sizes")?,
         sizes.iter().max().ok_or("no sizes")?,
     );
-    let drawn = KEYS_DRAWN.min(big);
     let mixes = [
         Mix {
             name: format!("one key on {} objects", thousands(small)),
@@ -36,7 +35,7 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
         Mix {
             name: format!(
                 "10 keys of {} on each of {} objects",
-                thousands(drawn),
+                thousands(KEYS_DRAWN),
                 thousands(big)
             ),
             objects: big,

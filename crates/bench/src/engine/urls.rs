@@ -5,7 +5,7 @@ use std::error::Error;
 
 use super::sides::{Pair, compare};
 use super::{Bench, thousands};
-use crate::load::{self, LoadError, Run, Shape};
+use crate::load::{self, Shape};
 use crate::servers::{Options, Server, Side};
 
 /// Purges of one measurement.
@@ -32,6 +32,11 @@ const SHAPES: [(&str, Shape); 3] = [
     ),
 ];
 
+/// Ways to purge through the VMOD: with the shipped VCL, which hands on what varnishd's own purge has
+/// just done; and by the function alone, which does it itself.
+const SHIPPED: (&str, &str) = ("PURGE", "PURGE");
+const CALL: (&str, &str) = ("purge()", "PURGEURL");
+
 /// Adds the rows.
 pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
     let runs = bench.arguments.runs;
@@ -42,14 +47,18 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
             server.fill(objects, |n, url, _| *url = format!("/o/{n}"))?;
             server.expect_objects(objects)?;
         }
-        for (shape_name, shape) in SHAPES {
+        for ((how, method), (shape_name, shape)) in [
+            (SHIPPED, SHAPES[0]),
+            (SHIPPED, SHAPES[1]),
+            (SHIPPED, SHAPES[2]),
+            (CALL, SHAPES[0]),
+            (CALL, SHAPES[2]),
+        ] {
             for present in [true, false] {
                 let state = if present { "present" } else { "absent" };
+                let cached = thousands(objects);
                 let pair = Pair {
-                    what: format!(
-                        "PURGE, {} cached, {state}, {shape_name}",
-                        thousands(objects)
-                    ),
+                    what: format!("{how}, {cached} cached, {state}, {shape_name}"),
                     ours: &ours,
                     theirs: &stock,
                     against: "own PURGE",
@@ -57,7 +66,16 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
                 // Cached objects are purged one after the other, never the same twice.
                 let count = PURGES.min(objects / runs as u64);
                 compare(bench, &pair, runs, |run, server| {
-                    purges(server, run, shape, count, present)
+                    let method = if server.is(Side::Powderhorn) {
+                        method
+                    } else {
+                        "PURGE"
+                    };
+                    let first = run as u64 * count;
+                    let path = if present { "o" } else { "absent" };
+                    load::run(server.addr(), shape, count, |n, out| {
+                        load::request(out, method, &format!("/{path}/{}", first + n), &[]);
+                    })
                 })?;
                 if present {
                     let gone = count * runs as u64;
@@ -94,18 +112,4 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
         .report
         .say("  8 × 16: 8 connections, 16 requests under way on each")?;
     Ok(())
-}
-
-fn purges(
-    server: &Server,
-    run: usize,
-    shape: Shape,
-    count: u64,
-    present: bool,
-) -> Result<Run, LoadError> {
-    let first = run as u64 * count;
-    let path = if present { "o" } else { "absent" };
-    load::run(server.addr(), shape, count, |n, out| {
-        load::request(out, "PURGE", &format!("/{path}/{}", first + n), &[]);
-    })
 }
