@@ -59,6 +59,8 @@ counters! {
     bans_invalid,
     /// Bans that stood in for keys of objects that are older than the VMOD.
     bans_for_older,
+    /// Objects older than the VMOD that were registered after all.
+    objects_adopted,
     /// Times that all objects older than the VMOD were banned at once.
     older_swept,
     /// Objects not registered and taken away at once, because the index was full.

@@ -22,6 +22,13 @@ use crate::pace::Pace;
 /// Added to what a late ban takes from the wall clock, for what that may have drifted meanwhile.
 const WALL_SLACK: Duration = Duration::from_secs(2);
 
+/// The longest time from a lookup to the beginning of the fetch that it leads to, that is for VCL
+/// and for a free worker. Nobody is the worse for a longer one, but for the rare fetch too many.
+const LOOKUP_MAX: Duration = Duration::from_secs(60);
+
+/// When the fetch of an object began that nobody saw: every purge finds it old enough.
+pub const UNKNOWN: Time = Time::from_us(i64::MIN + 1);
+
 /// What takes longer is no fetch, but an object of unknown age.
 const FETCH_MAX: Duration = Duration::from_secs(24 * 3_600);
 
@@ -64,8 +71,10 @@ pub struct Inserted<'a> {
     pub digest: &'a [u8; 32],
     /// When its fetch began, or before.
     pub started: Time,
-    /// It was revived by a 304 from an object that has been taken away since, or was itself marked
-    /// to go while it was being fetched.
+    /// It was revived by a 304: its body is that of an older object.
+    pub revived: bool,
+    /// What it was revived from has been taken away since, or it was itself marked to go while it
+    /// was being fetched.
     pub doomed: bool,
 }
 
@@ -141,6 +150,41 @@ impl Engine {
         self.older.swept();
     }
 
+    /// All objects that are older than the engine have been adopted.
+    pub fn older_indexed(&self) {
+        self.older.indexed();
+    }
+
+    /// Takes in an object that is older than the engine, or takes it away if a purge has come since.
+    ///
+    /// The caller holds a reference on it. `still_owned` says, once it is registered, whether
+    /// [`Engine::expired`] is still to be called for it; if not, it is forgotten again.
+    pub fn adopt(
+        &self,
+        cache: &dyn Objects,
+        object: ObjectId,
+        digest: &[u8; 32],
+        headers: &dyn Headers,
+        still_owned: &dyn Fn() -> bool,
+    ) {
+        let keys = self.headers.hashes(&self.hasher, headers);
+        let registered = self.index.insert(object, UNKNOWN, &keys);
+        if registered == Err(InsertError::Registered) {
+            return;
+        }
+        if !still_owned() {
+            self.index.remove(object);
+            return;
+        }
+        Counters::add(&self.counters.objects_adopted, 1);
+        match self.verdict(digest, UNKNOWN, &keys) {
+            _ if registered.is_err() => cache.kill(object),
+            Verdict::Hard => cache.kill(object),
+            Verdict::Soft => cache.soften(object),
+            Verdict::Keep => {}
+        }
+    }
+
     /// Takes an object in, and takes it away again (or softens it) if a purge came during its
     /// fetch. To be called by the fetch, after lookups can find the object and before anybody who
     /// waited for it looks.
@@ -181,7 +225,7 @@ impl Engine {
                 Some(&self.counters.fence_revived)
             }
             Verdict::Hard => Some(&self.counters.fence_hard),
-            _ if self.bans.overtook(started, headers) => {
+            _ if self.banned(started, inserted.revived, headers) => {
                 verdict = Verdict::Hard;
                 Some(&self.counters.fence_banned)
             }
@@ -207,14 +251,32 @@ impl Engine {
     /// Whether a purge came during a fetch that has its headers now: VCL may try it again, so that
     /// even those who wait for it get the new content. Soft purges do not count: what they leave may
     /// be delivered.
-    pub fn overtaken(&self, digest: &[u8; 32], started: Time, headers: &dyn Headers) -> bool {
+    pub fn overtaken(
+        &self,
+        digest: &[u8; 32],
+        started: Time,
+        revived: bool,
+        headers: &dyn Headers,
+    ) -> bool {
         let keys = self.headers.hashes(&self.hasher, headers);
         let overtaken = self.verdict(digest, started, &keys) == Verdict::Hard
-            || self.bans.overtook(started, headers);
+            || self.banned(started, revived, headers);
         if overtaken {
             Counters::add(&self.counters.fence_overtaken, 1);
         }
         overtaken
+    }
+
+    /// Whether a ban came during a fetch. What a 304 revives was found in the cache, and tested
+    /// against all bans of that moment, before its fetch began; so for that the time before counts,
+    /// too. (Purges of other kinds leave their mark on the object that is revived.)
+    fn banned(&self, started: Time, revived: bool, headers: &dyn Headers) -> bool {
+        let since = if revived {
+            started - LOOKUP_MAX
+        } else {
+            started
+        };
+        self.bans.overtook(since, headers)
     }
 
     fn verdict(&self, digest: &[u8; 32], started: Time, keys: &[KeyHash]) -> Verdict {

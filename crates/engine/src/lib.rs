@@ -43,4 +43,4 @@ mod pace;
 mod slab;
 mod table;
 
-pub use crate::engine::{CheckError, Engine, Inserted, Settings};
+pub use crate::engine::{CheckError, Engine, Inserted, Settings, UNKNOWN};

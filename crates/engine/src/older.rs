@@ -2,11 +2,12 @@
 //! not know their keys.
 //!
 //! There are some only where the VMOD was loaded into a cache that had been serving already. They
-//! must not escape. A purge of keys bans them by what their headers say, limited to objects of before
-//! the load; after [`BANS_MAX`] such messages, or when a purge comes that cannot be told by their
-//! headers, all of them are banned at once, and from then on there are none.
+//! must not escape. The host adopts them one by one, see [`crate::Engine::adopt`]; until it is done, a
+//! purge of keys bans them by what their headers say, limited to objects of before the load, and after
+//! [`BANS_MAX`] such messages all of them at once. A purge by URL or host that cannot be told by their
+//! headers, for they need not carry those, bans all of them at once, and from then on there are none.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use powderhorn_protocol::purge::Keys;
 use powderhorn_protocol::time::Time;
@@ -21,16 +22,17 @@ pub const BANS_MAX: u32 = 64;
 pub(crate) struct Older {
     /// Objects that went in before this are older.
     pub since: Time,
-    /// Messages that may still be turned into bans; [`NONE`] when there are no older objects.
+    there_are: AtomicBool,
+    /// Their keys are in the index by now.
+    indexed: AtomicBool,
+    /// Messages that may still be turned into bans.
     left: AtomicU32,
 }
-
-const NONE: u32 = u32::MAX;
 
 /// What is to be done about older objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Todo {
-    /// There are none.
+    /// Nothing.
     Nothing,
     /// Ban those with the keys.
     Ban,
@@ -40,31 +42,42 @@ pub(crate) enum Todo {
 
 impl Older {
     pub fn new(since: Time, there_are: bool) -> Older {
-        let left = AtomicU32::new(if there_are { BANS_MAX } else { NONE });
-        Older { since, left }
+        Older {
+            since,
+            there_are: AtomicBool::new(there_are),
+            indexed: AtomicBool::new(false),
+            left: AtomicU32::new(BANS_MAX),
+        }
     }
 
     /// Whether there may be some.
     pub fn are(&self) -> bool {
-        self.left.load(Ordering::Relaxed) != NONE
+        self.there_are.load(Ordering::Relaxed)
     }
 
     /// For a message with keys.
     pub fn for_keys(&self) -> Todo {
-        let one_less = |left: u32| (left != NONE && left > 0).then(|| left - 1);
+        if !self.are() || self.indexed.load(Ordering::SeqCst) {
+            return Todo::Nothing;
+        }
+        let one_less = |left: u32| left.checked_sub(1);
         match self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less)
         {
             Ok(_) => Todo::Ban,
-            Err(NONE) => Todo::Nothing,
             Err(_) => Todo::Sweep,
         }
     }
 
-    /// They have all been banned.
+    /// All of them are in the index.
+    pub fn indexed(&self) {
+        self.indexed.store(true, Ordering::SeqCst);
+    }
+
+    /// They have all been banned, or have never been.
     pub fn swept(&self) {
-        self.left.store(NONE, Ordering::Relaxed);
+        self.there_are.store(false, Ordering::Relaxed);
     }
 }
 

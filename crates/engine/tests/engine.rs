@@ -244,6 +244,7 @@ impl World {
             object: id,
             digest: &digest(fetch.url),
             started: fetch.started,
+            revived: false,
             doomed: false,
         };
         self.engine
@@ -458,6 +459,7 @@ fn what_revives_a_purged_object_goes_with_it() {
         object: ObjectId(64),
         digest: &digest(1),
         started: fetch.started,
+        revived: true,
         doomed: true,
     };
     let verdict = world
@@ -465,6 +467,87 @@ fn what_revives_a_purged_object_goes_with_it() {
         .inserted(&world.cache, world.now, &inserted, &Lines(&[]));
     assert_eq!(verdict, Verdict::Hard);
     assert!(!world.cache.hit(ObjectId(64)));
+}
+
+#[test]
+fn what_is_revived_is_tested_against_bans_that_came_before_its_fetch() {
+    for revived in [false, true] {
+        let mut world = World::new(settings());
+        // The request has found a stale object, and the ban comes before its fetch begins.
+        world.now_purge(&url_ban("^/1$"));
+        let fetch = world.fetch(1, 1);
+        let object = world.object(&fetch);
+        let lines = object.lines.clone();
+        world
+            .cache
+            .objects
+            .borrow_mut()
+            .insert(ObjectId(64), object);
+        let inserted = Inserted {
+            object: ObjectId(64),
+            digest: &digest(1),
+            started: fetch.started,
+            revived,
+            doomed: false,
+        };
+        assert_eq!(
+            world
+                .engine
+                .overtaken(&digest(1), fetch.started, revived, &Lines(&lines)),
+            revived
+        );
+        world
+            .engine
+            .inserted(&world.cache, world.now, &inserted, &Lines(&lines));
+        assert_eq!(world.cache.alive(ObjectId(64)), !revived);
+    }
+}
+
+#[test]
+fn an_older_object_is_adopted_with_its_keys_unless_a_purge_has_come_since_or_it_has_gone() {
+    let mut world = World::new(Settings {
+        older_objects: true,
+        ..settings()
+    });
+    for id in 1..=4 {
+        let mut object = world.object(&world.fetch_at(id as u8));
+        object.bans_before = 0;
+        world
+            .cache
+            .objects
+            .borrow_mut()
+            .insert(ObjectId(id), object);
+    }
+    let adopt = |world: &World, id: u64, owned: bool| {
+        let lines = world.cache.objects.borrow()[&ObjectId(id)].lines.clone();
+        let (cache, digest) = (&world.cache, digest(id as u8));
+        world
+            .engine
+            .adopt(cache, ObjectId(id), &digest, &Lines(&lines), &|| owned);
+    };
+    // What came between the start and the adoption.
+    world.now_purge(&Purge::Digest(digest(9)));
+    world.now_purge(&Purge::Keys(keys("key-2")));
+    let bans = world.cache.bans.borrow().len();
+    for id in 1..=3 {
+        adopt(&world, id, true);
+        adopt(&world, id, true);
+    }
+    adopt(&world, 4, false);
+    assert_eq!(world.engine.index().counts().objects, 3);
+    assert!(!world.cache.alive(ObjectId(2)));
+    world.engine.older_indexed();
+    world.now_purge(&Purge::Keys(keys("key-1")));
+    assert!(!world.cache.alive(ObjectId(1)));
+    assert!(world.cache.hit(ObjectId(3)));
+    assert_eq!(
+        world.cache.bans.borrow().len(),
+        bans,
+        "no more bans for keys"
+    );
+    // By host they may still escape, so they all go.
+    world.now_purge(&Purge::Flush(Host::new(b"nowhere").unwrap()));
+    assert_eq!(world.cache.bans.borrow().len(), bans + 2);
 }
 
 #[test]
@@ -477,8 +560,11 @@ fn a_fetch_is_overtaken_by_hard_purges_of_what_it_fetches() {
     for purge in kinds() {
         let mut world = World::new(settings());
         let fetch = world.fetch(1, 1);
-        let overtaken =
-            |world: &World, started| world.engine.overtaken(&digest(1), started, &Lines(&lines));
+        let overtaken = |world: &World, started| {
+            world
+                .engine
+                .overtaken(&digest(1), started, false, &Lines(&lines))
+        };
         assert!(!overtaken(&world, fetch.started));
         world.now_purge(&purge);
         let soft = matches!(
@@ -511,6 +597,7 @@ fn a_regex_that_takes_too_long_on_an_object_takes_it_away() {
         object: ObjectId(64),
         digest: &digest(1),
         started,
+        revived: false,
         doomed: false,
     };
     let verdict = world
