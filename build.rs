@@ -21,7 +21,9 @@ fn main() {
     };
 
     cc::Build::new()
-        .files(["powderhorn_shim", "objects", "bans"].map(|name| format!("c_shim/{name}.c")))
+        .files(
+            ["powderhorn_shim", "objects", "adopt", "bans"].map(|name| format!("c_shim/{name}.c")),
+        )
         .includes(&varnish.include_paths)
         .warnings(true)
         .extra_warnings(true)

@@ -184,6 +184,8 @@ ph_regex_free(struct ph_regex *regex)
 #define SCREEN_MATCH_LIMIT 50000
 #define SCREEN_LITERALS_MAX 24
 #define SCREEN_PATTERN_BYTES_MAX 2048
+/* Each live ban has it in memory. A thousand keys in turn take 24 kB. */
+#define SCREEN_COMPILED_BYTES_MAX 65536
 /*
  * Far more than any regex has been seen to take that passes by its steps: all nodes are to come to
  * the same verdict on a ban, whatever their speed.
@@ -239,6 +241,35 @@ explodes(const struct screen *s, int with_head, char one, char two)
 }
 
 /*
+ * Any error of a match panics varnishd, not only the one for too many steps. Options at the
+ * pattern's beginning bring more of them: (*UTF) for a header that is not UTF-8, (*LIMIT_MATCH=...)
+ * for nearly any. Recursion has an error of its own, for a loop. Classes and escapes are not looked
+ * at closely: what looks like one of these in there is refused as well.
+ */
+static int
+has_trap(const char *pattern)
+{
+	static const char * const recursions[] = {
+		"(?R", "(?&", "(?P>", "\\g<", "\\g'", NULL
+	};
+	const char * const *recursion;
+	const char *p;
+
+	if (strncmp(pattern, "(*", 2) == 0)
+		return (1);
+	for (recursion = recursions; *recursion != NULL; recursion++)
+		if (strstr(pattern, *recursion) != NULL)
+			return (1);
+	/* (?1), (?+1), (?-1); but (?-i) is an option. */
+	for (p = pattern; (p = strstr(p, "(?")) != NULL; p += 2) {
+		if (isdigit((unsigned char)p[2]) ||
+		    ((p[2] == '+' || p[2] == '-') && isdigit((unsigned char)p[3])))
+			return (1);
+	}
+	return (0);
+}
+
+/*
  * PCRE2 does not even try a subject that lacks a byte which every match must have, so every
  * subject ends with all the literals of the pattern; and many a pattern begins with some, after
  * which the trouble starts, so half of the subjects begin with them.
@@ -246,12 +277,13 @@ explodes(const struct screen *s, int with_head, char one, char two)
 int
 ph_regex_screen(const char *pattern, char *error, size_t error_len)
 {
-	static const char common[] = "a0/-.= ";
+	static const char common[] = "a0/-.= A_%\"\xe9";
 	struct screen s;
 	char seen[256], bytes[sizeof common + SCREEN_LITERALS_MAX + 1];
 	char head[SCREEN_PATTERN_BYTES_MAX], *tail;
 	size_t len, i, j, n;
-	vre_t *re;
+	vre_t *re, *packed;
+	size_t size;
 	int bad, depth;
 	char c;
 
@@ -261,9 +293,22 @@ ph_regex_screen(const char *pattern, char *error, size_t error_len)
 		say(error, error_len, "the regex is too long");
 		return (-1);
 	}
+	if (has_trap(pattern)) {
+		say(error, error_len, "options as in (*UTF) and recursion as in (?R) are not "
+		    "for bans: varnishd would panic at a header that they do not like");
+		return (-1);
+	}
 	re = compile(pattern, SCREEN_MATCH_LIMIT, error, error_len);
 	if (re == NULL)
 		return (-1);
+	packed = VRE_export(re, &size);
+	AN(packed);
+	VRE_free(&packed);
+	if (size > SCREEN_COMPILED_BYTES_MAX) {
+		VRE_free(&re);
+		say(error, error_len, "the regex is too large when it is compiled");
+		return (-1);
+	}
 	memset(&s, 0, sizeof s);
 	s.re = re;
 	(void)clock_gettime(CLOCK_THREAD_CPUTIME_ID, &s.start);

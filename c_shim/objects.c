@@ -39,6 +39,22 @@ object(uint64_t oc)
 	return (p);
 }
 
+static int
+is_dying(const struct objcore *oc)
+{
+
+	return ((__atomic_load_n(&oc->flags, __ATOMIC_RELAXED) & OC_F_DYING) != 0);
+}
+
+/* The object whose body a 304 lets live on in the one that is being fetched. */
+static const struct objcore *
+revived(const struct busyobj *bo)
+{
+
+	CHECK_OBJ_ORNULL(bo->stale_oc, OBJCORE_MAGIC);
+	return (bo->was_304 ? bo->stale_oc : NULL);
+}
+
 /*
  * varnishd runs this with its events lock held for reading, in EXP_Insert on the fetch's own
  * worker, and for EXPIRE on the expiry thread or, if a kill raced with the insertion, on the
@@ -67,7 +83,7 @@ object_event(struct worker *wrk, void *priv, struct objcore *oc, unsigned event)
 	in.object = (uintptr_t)oc;
 	in.digest = oc->objhead->digest;
 	in.t_first = NAN;
-	in.dying = (__atomic_load_n(&oc->flags, __ATOMIC_RELAXED) & OC_F_DYING) != 0;
+	in.dying = is_dying(oc);
 
 	/* None if a persistent storage brings the object back. */
 	bo = THR_GetBusyobj();
@@ -76,11 +92,11 @@ object_event(struct worker *wrk, void *priv, struct objcore *oc, unsigned event)
 		in.t_first = bo->t_first;
 		in.fetch = (uintptr_t)bo;
 		in.attempt = bo->vsl->wid.vxid;
-		stale = bo->stale_oc;
-		CHECK_OBJ_ORNULL(stale, OBJCORE_MAGIC);
-		in.revives_dying = bo->was_304 && stale != NULL &&
-		    (__atomic_load_n(&stale->flags, __ATOMIC_RELAXED) & OC_F_DYING) != 0;
+		stale = revived(bo);
+		in.revives = (uintptr_t)stale;
+		in.revives_dying = stale != NULL && is_dying(stale);
 	}
+	in.empty = (oc->flags & OC_F_HFM) != 0;
 
 	/*
 	 * A purge that found it busy could not remove it, and nobody else does: the LRU and
@@ -150,7 +166,9 @@ int
 ph_ctx_fetch(const struct vrt_ctx *ctx, struct ph_fetch *out)
 {
 	const struct busyobj *bo;
+	const struct objcore *stale;
 	struct objcore *oc;
+	unsigned max_retries;
 
 	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
 	AN(out);
@@ -171,10 +189,21 @@ ph_ctx_fetch(const struct vrt_ctx *ctx, struct ph_fetch *out)
 	out->t_first = bo->t_first;
 	out->private_object = (oc->flags & OC_F_PRIVATE) != 0;
 	memcpy(out->digest, oc->objhead->digest, sizeof out->digest);
-	if (bo->was_304 && bo->stale_oc != NULL) {
-		CHECK_OBJ(bo->stale_oc, OBJCORE_MAGIC);
-		out->revives_dying = (__atomic_load_n(&bo->stale_oc->flags,
-		    __ATOMIC_RELAXED) & OC_F_DYING) != 0;
+	stale = revived(bo);
+	out->revives = stale != NULL;
+	out->revives_dying = stale != NULL && is_dying(stale);
+	out->begins = ctx->method == VCL_MET_BACKEND_FETCH;
+#if VRT_MAJOR_VERSION >= 21U
+	max_retries = bo->max_retries;
+#else
+	max_retries = cache_param->max_retries;
+#endif
+	out->may_retry = bo->retries < max_retries && bo->no_retry == NULL;
+	/* What VCL changes is a copy of this. */
+	if (bo->bereq0 != NULL) {
+		CHECK_OBJ(bo->bereq0, HTTP_MAGIC);
+		out->url = bo->bereq0->hd[HTTP_HDR_URL].b;
+		(void)http_GetHdr(bo->bereq0, H_Host, &out->host);
 	}
 	return (1);
 }

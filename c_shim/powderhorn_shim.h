@@ -80,8 +80,12 @@ struct ph_inserted {
 	/* The fetch, as ph_ctx_fetch names it; 0 if there is none. */
 	uint64_t	fetch;
 	uint64_t	attempt;
-	/* The origin answered 304, and the object that this revives has been killed by now. */
+	/* The object whose body a 304 of the origin revives; 0 if none. It may have expired. */
+	uint64_t	revives;
+	/* That object has been killed by now. */
 	int		revives_dying;
+	/* Hit-for-miss or hit-for-pass: nobody is given what is in it. */
+	int		empty;
 	/* ph_purge_digest found the fetch under way. The object is on its way out already. */
 	int		dying;
 };
@@ -118,8 +122,17 @@ struct ph_fetch {
 	uint8_t		digest[PH_DIGEST_BYTES];
 	/* A pass: the object goes to one client, has no digest and never sends INSERT. */
 	int		private_object;
-	/* In vcl_backend_response: the origin answered 304 for an object that was killed. */
+	/* In vcl_backend_response: the origin answered 304. */
+	int		revives;
+	/* And the object that this revives was killed. */
 	int		revives_dying;
+	/* It is vcl_backend_fetch that asks. */
+	int		begins;
+	/* return (retry) would fetch again, and not fail. */
+	int		may_retry;
+	/* URL and Host of the request as the lookup had them, whatever backend VCL made of them. */
+	const char	*url;
+	const char	*host;
 };
 
 /*
@@ -244,5 +257,24 @@ void ph_log(int level, const char *text, size_t len);
  * than `own` and it is not zero: a second copy of this VMOD, which has statics of its own.
  */
 int ph_other_copy_claimed(const char *symbol, const int *own);
+
+/*
+ * The digests of all objects in the cache, PH_DIGEST_BYTES each; some of them more than once, as
+ * variants have the same. Returns how many objects there are; what does not fit is left out. Holds
+ * the lock of the list of bans for some tenths of a microsecond for each object.
+ */
+size_t ph_list_digests(uint8_t *digests, size_t room);
+
+enum ph_expiry {
+	/* EXPIRE is still to come. */
+	PH_EXPIRY_OWNS,
+	/* INSERT is being sent, or was a moment ago. */
+	PH_EXPIRY_INSERTING,
+	/* EXPIRE is being sent, or has been. */
+	PH_EXPIRY_OVER
+};
+
+/* The caller holds a reference on the object. */
+enum ph_expiry ph_expiry(uint64_t object);
 
 #endif

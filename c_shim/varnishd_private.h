@@ -56,6 +56,7 @@ struct ban {
 	VTAILQ_ENTRY(ban)	list;
 	VTAILQ_ENTRY(ban)	l_list;
 	int64_t			refcount;
+	VTAILQ_HEAD(,objcore)	objcore;
 };
 VTAILQ_HEAD(banhead_s, ban);
 extern struct lock ban_mtx;

@@ -8,6 +8,7 @@ use powderhorn_engine::cache::{self, BanError, BanLine, Objects};
 use powderhorn_engine::index::ObjectId;
 use powderhorn_node::{Applier, Cache, IDLE_MAX, Job, Outcome, Purge, boot_clock};
 
+use crate::adopt::Adoption;
 use crate::shim::{self, BanOperator, BanTest, Mode, Object, Regex, Worker};
 use crate::{engine, guard};
 
@@ -18,7 +19,10 @@ const CLOSING_PAUSE: Duration = Duration::from_millis(20);
 /// Starts the thread. It ends when the runtime stops.
 pub fn start(mut applier: Applier) {
     shim::start_worker(c"powderhorn", move |worker| {
-        applier.run(&mut Background { worker });
+        applier.run(&mut Background {
+            worker,
+            adoption: Adoption::Due,
+        });
     });
 }
 
@@ -45,6 +49,7 @@ pub fn apply_issued(worker: Worker, purges: &[Purge]) -> Outcome {
 
 struct Background {
     worker: Worker,
+    adoption: Adoption,
 }
 
 impl Background {
@@ -61,7 +66,7 @@ impl Background {
     }
 
     /// What goes on beside the purges; how long until there is more of it.
-    fn work(&self) -> Duration {
+    fn work(&mut self) -> Duration {
         let Ok(engine) = engine::get() else {
             return IDLE_MAX;
         };
@@ -72,7 +77,9 @@ impl Background {
         let cache = VarnishCache {
             worker: self.worker,
         };
-        engine.work(&cache, boot_clock()).unwrap_or(IDLE_MAX)
+        let adoption = self.adoption.work(engine, self.worker);
+        let mass = engine.work(&cache, boot_clock());
+        adoption.into_iter().chain(mass).min().unwrap_or(IDLE_MAX)
     }
 }
 

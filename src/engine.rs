@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use powderhorn_engine::headers::Headers;
 use powderhorn_engine::index::ObjectId;
-use powderhorn_engine::{Engine, Inserted, Settings};
+use powderhorn_engine::{Engine, Inserted, Settings, UNKNOWN};
 use powderhorn_node::{PurgeConfig, Time, boot_clock};
 use varnish::ffi::vrt_ctx;
 
@@ -59,9 +59,9 @@ pub fn look_at_clock(engine: &Engine) {
     engine.clock().observe(boot_clock(), wall_clock_us());
 }
 
-/// `mark()`: an attempt to fetch begins now.
+/// `mark()`: an attempt to fetch begins now. False if none does.
 pub fn mark(ctx: &vrt_ctx) -> bool {
-    let Some(fetch) = shim::ctx_fetch(ctx) else {
+    let Some(fetch) = shim::ctx_fetch(ctx).filter(|fetch| fetch.begins) else {
         return false;
     };
     MARK.set(Some((fetch.id, boot_clock())));
@@ -76,7 +76,8 @@ pub fn overtaken(engine: &Engine, ctx: &vrt_ctx) -> Option<bool> {
         return Some(false);
     };
     let started = started(engine, Some(fetch.id), fetch.began);
-    Some(fetch.revives_dying || engine.overtaken(&digest, started, &Response(ctx)))
+    let response = Response(ctx);
+    Some(fetch.revives_dying || engine.overtaken(&digest, started, fetch.revives, &response))
 }
 
 /// When a fetch began: as `mark()` noted it, or else when its first attempt did.
@@ -87,7 +88,7 @@ fn started(engine: &Engine, fetch: Option<FetchId>, began: Option<f64>) -> Time 
     }
     let Some(began) = began else {
         // Nobody fetched it: it may be of any age.
-        return Time::from_us(i64::MIN);
+        return UNKNOWN;
     };
     look_at_clock(engine);
     let earliest = engine.clock().earliest((began * 1e6) as i64);
@@ -101,6 +102,8 @@ fn inserted(inserted: &shim::Inserted<'_>) {
         object: ObjectId(object.id()),
         digest: inserted.digest(),
         started: started(engine, inserted.fetch(), inserted.fetch_began()),
+        revives: inserted.revives().map(ObjectId),
+        empty: inserted.empty(),
         doomed: inserted.revives_dying() || inserted.dying(),
     };
     engine.inserted(&VarnishObjects, boot_clock(), &fetched, &Stored(inserted));

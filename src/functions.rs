@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use powderhorn_engine::{CheckError, headers, keys};
 use powderhorn_node::purge::{Ban, BanField, BanOperator, BanTest, Host, Keys};
-use powderhorn_node::{MessageIds, Purge};
+use powderhorn_node::{MessageIds, Outcome, Purge};
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
 
@@ -154,6 +154,18 @@ pub fn mark(ctx: &Ctx<'_>) -> Result<(), Problem> {
     }
 }
 
+pub fn may_retry(ctx: &Ctx<'_>) -> Result<bool, Problem> {
+    let fetch = shim::ctx_fetch(ctx.raw).ok_or("only possible in vcl_backend_response")?;
+    Ok(fetch.may_retry)
+}
+
+/// URL (or else host) that a fetch is for.
+pub fn fetched(ctx: &Ctx<'_>, host: bool) -> Result<VCL_STRING, Problem> {
+    let fetched = shim::ctx_fetched(ctx.raw).ok_or("only possible in backend VCL")?;
+    let text = if host { fetched.1 } else { fetched.0 };
+    Ok(Space::take(ctx, text.len())?.fill(&text))
+}
+
 pub fn overtaken(ctx: &Ctx<'_>) -> Result<bool, Problem> {
     let engine = engine::get().map_err(|e| e.to_string())?;
     Ok(engine::overtaken(engine, ctx.raw).ok_or("only possible in vcl_backend_response")?)
@@ -179,6 +191,18 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
     // Should this panic, the ticket is dropped and the apply thread does it.
     let outcome = apply::apply_issued(worker, &purges);
     ticket.complete(outcome);
+    match outcome {
+        Outcome::Applied => {}
+        Outcome::Failed => {
+            let problem = "sent to the fleet, but not applied here yet: it is tried again";
+            return Err(Problem::Log(problem.to_owned()));
+        }
+        Outcome::Unsupported => {
+            let problem =
+                "sent to the fleet, but this Varnish would not have it (see varnishlog -g raw)";
+            return Err(Problem::Log(problem.to_owned()));
+        }
+    }
     if purges.contains(&Purge::SoftEverything) {
         node.wake_applier();
     }

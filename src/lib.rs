@@ -14,11 +14,13 @@
 //! | `lib.rs` | the functions that VCL sees |
 //! | `runtime.rs` | one runtime per process: when it starts, who is refused |
 //! | `apply.rs` | purges on their way into the cache: the fleet's and our own |
+//! | `adopt.rs` | objects that were in the cache before the VMOD |
 //! | `engine.rs` | objects on their way into the cache: what varnishd tells of them |
 //! | `host.rs`, `blob.rs` | url and host, or req.hash, → digest |
 //! | `call.rs`, `guard.rs` | errors, workspace and panics at the boundary |
 //! | `shim.rs` | the safe face of `c_shim/`, which alone touches varnishd's internals |
 
+mod adopt;
 mod apply;
 mod blob;
 mod call;
@@ -200,6 +202,21 @@ mod powderhorn {
     /// Notes that an attempt to fetch begins. In `vcl_backend_fetch`; `powderhorn.vcl` does it.
     pub fn mark(ctx: &mut Ctx) -> Result<(), VclError> {
         call(ctx, "mark", functions::mark)
+    }
+
+    /// Whether `return (retry)` would fetch again. (After `max_retries` it would be an error.)
+    pub fn may_retry(ctx: &mut Ctx) -> Result<bool, VclError> {
+        call(ctx, "may_retry", functions::may_retry)
+    }
+
+    /// The URL that is being fetched, as the lookup had it, whatever backend VCL made of it since.
+    pub unsafe fn fetched_url(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
+        call(ctx, "fetched_url", |ctx| functions::fetched(ctx, false))
+    }
+
+    /// The Host of what is being fetched, likewise.
+    pub unsafe fn fetched_host(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
+        call(ctx, "fetched_host", |ctx| functions::fetched(ctx, true))
     }
 
     /// Whether a purge of what is being fetched came since the fetch began: the response may be the

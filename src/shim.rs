@@ -85,6 +85,21 @@ impl Worker {
         }
     }
 
+    /// The headers of an object: `each` gets one `Name: value` at a time.
+    pub fn each_header(self, object: Object, mut each: impl FnMut(&[u8])) {
+        let mut each: &mut dyn FnMut(&[u8]) = &mut each;
+        // SAFETY: the worker is this thread's own. The object is alive, by the contract of its
+        // type, and has had its headers since it could be found. `each` outlives the call.
+        unsafe {
+            raw::ph_each_header(
+                self.0.as_ptr(),
+                object.0,
+                Some(one_header),
+                std::ptr::from_mut(&mut each).cast(),
+            );
+        }
+    }
+
     /// Adds a background worker's counters to varnishd's.
     pub fn flush_stats(self) {
         // SAFETY: the worker is this thread's own; Pool_Sumstat takes varnishd's stats lock.
@@ -166,6 +181,28 @@ impl Object {
         // any thread and takes the expiry's mutex.
         unsafe { raw::ph_soften(self.0) != 0 }
     }
+
+    /// Whether its INSERT and its EXPIRE have been sent.
+    pub fn expiry(self) -> Expiry {
+        // SAFETY: the object is alive, by the contract of this type; one byte of it is read,
+        // atomically.
+        match unsafe { raw::ph_expiry(self.0) } {
+            raw::PH_EXPIRY_OWNS => Expiry::Owns,
+            raw::PH_EXPIRY_INSERTING => Expiry::Inserting,
+            _ => Expiry::Over,
+        }
+    }
+}
+
+/// How varnishd's expiry stands to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Expiry {
+    /// EXPIRE is still to come.
+    Owns,
+    /// INSERT is being sent, or was a moment ago.
+    Inserting,
+    /// EXPIRE is being sent, or has been.
+    Over,
 }
 
 /// Which fetch: one attempt of one transaction. A retry is another.
@@ -207,6 +244,16 @@ impl Inserted<'_> {
         })
     }
 
+    /// The id of the object whose body a 304 of the origin revives. It may have expired by now.
+    pub fn revives(&self) -> Option<u64> {
+        (self.raw.revives != 0).then_some(self.raw.revives)
+    }
+
+    /// Hit-for-miss or hit-for-pass: nobody is given what is in it.
+    pub fn empty(&self) -> bool {
+        self.raw.empty != 0
+    }
+
     /// The origin answered 304, and the object that this one revives has been killed by now.
     pub fn revives_dying(&self) -> bool {
         self.raw.revives_dying != 0
@@ -218,8 +265,14 @@ impl Inserted<'_> {
     }
 
     /// Its headers: `each` gets one `Name: value` at a time.
+    ///
+    /// # Panics
+    /// If `each` does: what was not seen must not be taken for not there.
     pub fn each_header(&self, mut each: impl FnMut(&[u8])) {
-        let mut each: &mut dyn FnMut(&[u8]) = &mut each;
+        let mut each = EachHeader {
+            each: &mut each,
+            panicked: false,
+        };
         // SAFETY: this is the INSERT callback, on the worker that varnishd called it with; the
         // object has its headers by then. `each` outlives the call.
         unsafe {
@@ -230,7 +283,13 @@ impl Inserted<'_> {
                 std::ptr::from_mut(&mut each).cast(),
             );
         }
+        assert!(!each.panicked, "a header could not be read");
     }
+}
+
+struct EachHeader<'a> {
+    each: &'a mut dyn FnMut(&[u8]),
+    panicked: bool,
 }
 
 unsafe extern "C" fn one_header(private: *mut c_void, line: *const c_char, len: usize) {
@@ -238,17 +297,20 @@ unsafe extern "C" fn one_header(private: *mut c_void, line: *const c_char, len: 
     // the line is `len` bytes long and stays for the call.
     let (each, line) = unsafe {
         (
-            &mut *private.cast::<&mut dyn FnMut(&[u8])>(),
+            &mut *private.cast::<EachHeader<'_>>(),
             std::slice::from_raw_parts(line.cast::<u8>(), len),
         )
     };
-    guard::catch("a header", || each(line));
+    each.panicked |= guard::catch("a header", || (each.each)(line)).is_none();
 }
 
 /// The headers of the backend's response, one `Name: value` at a time; none outside of
 /// `vcl_backend_response` and what follows it.
 pub fn ctx_each_beresp_header(ctx: &vrt_ctx, mut each: impl FnMut(&[u8])) {
-    let mut each: &mut dyn FnMut(&[u8]) = &mut each;
+    let mut each = EachHeader {
+        each: &mut each,
+        panicked: false,
+    };
     // SAFETY: `ctx` is the live context of a VCL call, and VCL changes no header meanwhile. `each`
     // outlives the call.
     unsafe {
@@ -258,6 +320,7 @@ pub fn ctx_each_beresp_header(ctx: &vrt_ctx, mut each: impl FnMut(&[u8])) {
             std::ptr::from_mut(&mut each).cast(),
         );
     }
+    assert!(!each.panicked, "a header could not be read");
 }
 
 /// The fetch that runs a backend VCL.
@@ -270,8 +333,14 @@ pub struct Fetch {
     pub began: Option<f64>,
     /// The object's key in the cache; none for a pass, whose object goes to one client only.
     pub digest: Option<ObjectDigest>,
-    /// In `vcl_backend_response`: the origin answered 304 for an object that has been killed.
+    /// In `vcl_backend_response`: the origin answered 304.
+    pub revives: bool,
+    /// And what that revives has been killed.
     pub revives_dying: bool,
+    /// This is `vcl_backend_fetch`.
+    pub begins: bool,
+    /// `return (retry)` would fetch again, and not fail.
+    pub may_retry: bool,
 }
 
 /// The fetch that runs this VCL; none in client VCL.
@@ -294,8 +363,33 @@ pub fn ctx_fetch(ctx: &vrt_ctx) -> Option<Fetch> {
         },
         began: (!raw.t_first.is_nan()).then_some(raw.t_first),
         digest: (raw.private_object == 0).then_some(raw.digest),
+        revives: raw.revives != 0,
         revives_dying: raw.revives_dying != 0,
+        begins: raw.begins != 0,
+        may_retry: raw.may_retry != 0,
     })
+}
+
+/// URL and Host of the request that a fetch is for, as the lookup had them and whatever backend VCL
+/// made of them since; none in client VCL.
+pub fn ctx_fetched(ctx: &vrt_ctx) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut raw = std::mem::MaybeUninit::<raw::ph_fetch>::zeroed();
+    let copy = |text: *const c_char| {
+        if text.is_null() {
+            return Vec::new();
+        }
+        // SAFETY: a header of the fetch's own request, which ends with a zero byte and lives as
+        // long as the fetch; it is copied here.
+        unsafe { CStr::from_ptr(text).to_bytes().to_vec() }
+    };
+    // SAFETY: `ctx` is the live context of a VCL call. All of the struct may be zero.
+    let raw = unsafe {
+        if raw::ph_ctx_fetch(ctx_ptr(ctx), raw.as_mut_ptr()) == 0 {
+            return None;
+        }
+        raw.assume_init()
+    };
+    Some((copy(raw.url), copy(raw.host)))
 }
 
 struct Subscriber {
@@ -321,7 +415,10 @@ pub fn subscribe(on_insert: fn(&Inserted<'_>), on_expire: fn(Object)) {
             return;
         };
         let inserted = Inserted { raw, worker };
-        guard::catch("insert", || (subscriber.on_insert)(&inserted));
+        if guard::catch("insert", || (subscriber.on_insert)(&inserted)).is_none() {
+            // Better an object too few than one that no purge finds.
+            inserted.object().kill();
+        }
     }
     unsafe extern "C" fn expire(object: u64) {
         if let Some(subscriber) = SUBSCRIBER.get() {
@@ -345,6 +442,27 @@ pub fn subscribe(on_insert: fn(&Inserted<'_>), on_expire: fn(Object)) {
 pub fn objects_now() -> u64 {
     // SAFETY: takes varnishd's ban mutex; the caller holds no lock that comes after it.
     unsafe { raw::ph_objects_now() }
+}
+
+/// The digests of all objects in the cache; an object's variants repeat it. None if there are more
+/// than `at_most`.
+///
+/// Holds the lock of varnishd's list of bans meanwhile, so this is for once in a process's life.
+pub fn list_digests(at_most: usize) -> Option<Vec<ObjectDigest>> {
+    let mut now = usize::try_from(objects_now()).ok()?;
+    while now <= at_most {
+        // More may have come when the list is walked.
+        let room = now + now / 8 + 64;
+        let mut digests = vec![ObjectDigest::default(); room];
+        // SAFETY: there is room for that many digests of PH_DIGEST_BYTES. Takes varnishd's ban
+        // mutex; the caller holds no lock that comes after it.
+        now = unsafe { raw::ph_list_digests(digests.as_mut_ptr().cast(), room) };
+        if now <= room {
+            digests.truncate(now);
+            return Some(digests);
+        }
+    }
+    None
 }
 
 /// Why there is no body.

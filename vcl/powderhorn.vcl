@@ -13,7 +13,10 @@
 # there takes the place of the one shipped with this file, which knows localhost only.
 #
 # In front of another cache that includes this file too, or behind one, x-url and x-host are each
-# cache's own.
+# cache's own. A cache that fetches from another one (a shield) is to be purged after that one, or
+# again a second later: what it fetches in between is the old content, fetched after the purge.
+#
+# Objects get two more headers: raise http_max_hdr where responses have nearly as many as it allows.
 #
 # A purge asks for the object that the same GET would get. So include this file after code in your
 # vcl_recv that changes req.url or a header that your vcl_hash uses, and before code that returns.
@@ -57,27 +60,37 @@ sub vcl_purge {
 
 # A fetch that began before a purge may bring the old content. What goes into the cache is then taken
 # away again by powderhorn itself, with or without the following; this fetches once more, so that
-# the clients who wait for it get the new content, too. After two more attempts the response goes to
-# them and is not kept.
+# the clients who wait for it get the new content, too. If that is overtaken as well, they get what
+# there is, and for a second nobody waits for anybody else's fetch.
 sub vcl_backend_fetch {
 	powderhorn.mark();
 }
 
 sub vcl_backend_response {
-	# What bans look at. Clients do not see them.
-	set beresp.http.x-url = bereq.url;
-	set beresp.http.x-host = bereq.http.Host;
+	# What bans and flushes look at. Clients do not see them.
+	set beresp.http.x-url = powderhorn.fetched_url();
+	set beresp.http.x-host = powderhorn.fetched_host();
 
-	if (!bereq.uncacheable && powderhorn.overtaken()) {
-		if (bereq.retries < 2) {
+	# What builtin.vcl would not keep needs no second try, and may not bear one.
+	if (!bereq.uncacheable && beresp.ttl + beresp.grace + beresp.keep > 0s &&
+	    !beresp.http.Set-Cookie && beresp.http.Vary != "*" &&
+	    beresp.http.Surrogate-Control !~ "(?i)no-store" &&
+	    beresp.http.Cache-Control !~ "(?i:no-cache|no-store|private)" &&
+	    powderhorn.overtaken()) {
+		if (bereq.retries == 0 && powderhorn.may_retry()) {
 			# What a 304 would revive has been purged.
 			unset bereq.http.If-None-Match;
 			unset bereq.http.If-Modified-Since;
 			return (retry);
 		}
 		set beresp.uncacheable = true;
-		set beresp.ttl = 0s;
+		set beresp.ttl = 1s;
 	}
+}
+
+sub vcl_backend_error {
+	set beresp.http.x-url = powderhorn.fetched_url();
+	set beresp.http.x-host = powderhorn.fetched_host();
 }
 
 sub vcl_deliver {

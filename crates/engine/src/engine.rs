@@ -22,9 +22,12 @@ use crate::pace::Pace;
 /// Added to what a late ban takes from the wall clock, for what that may have drifted meanwhile.
 const WALL_SLACK: Duration = Duration::from_secs(2);
 
-/// The longest time from a lookup to the beginning of the fetch that it leads to, that is for VCL
-/// and for a free worker. Nobody is the worse for a longer one, but for the rare fetch too many.
-const LOOKUP_MAX: Duration = Duration::from_secs(60);
+/// What a 304 revives was found in the cache before its fetch began, and a purge that came in between
+/// may not have got to it yet, or, if it is a ban, only marks what is asked for. So for what is
+/// revived, purges of that time count as well: time for VCL and for a free worker, and for a mass
+/// purge to get done. It costs a fetch too many where something was purged, fetched, expired and
+/// revalidated within that time.
+const LOOKUP_MAX: Duration = Duration::from_secs(10);
 
 /// When the fetch of an object began that nobody saw: every purge finds it old enough.
 pub const UNKNOWN: Time = Time::from_us(i64::MIN + 1);
@@ -71,8 +74,10 @@ pub struct Inserted<'a> {
     pub digest: &'a [u8; 32],
     /// When its fetch began, or before.
     pub started: Time,
-    /// It was revived by a 304: its body is that of an older object.
-    pub revived: bool,
+    /// The object whose body a 304 revives in it; that one may have expired.
+    pub revives: Option<ObjectId>,
+    /// Hit-for-miss or hit-for-pass: nobody is given what is in it.
+    pub empty: bool,
     /// What it was revived from has been taken away since, or it was itself marked to go while it
     /// was being fetched.
     pub doomed: bool,
@@ -204,12 +209,20 @@ impl Engine {
             self.slowest_us.fetch_max(took_us, Ordering::Relaxed);
         }
         let keys = self.headers.hashes(&self.hasher, headers);
+        // For purges to come, a body is as old as its own fetch, whoever says that it is still good.
+        let (registered_as, revived) = match inserted.revives {
+            Some(older) => (
+                self.index.started(older).unwrap_or(UNKNOWN).min(started),
+                true,
+            ),
+            None => (started, false),
+        };
         // Registered first, and then tested: a purge that comes in between finds it.
-        let registered = match self.index.insert(object, started, &keys) {
+        let registered = match self.index.insert(object, registered_as, &keys) {
             Err(InsertError::Registered) => {
                 Counters::add(&self.counters.index_stale, 1);
                 self.index.remove(object);
-                self.index.insert(object, started, &keys)
+                self.index.insert(object, registered_as, &keys)
             }
             result => result,
         };
@@ -218,14 +231,23 @@ impl Engine {
             cache.kill(object);
             return Verdict::Hard;
         }
-        let mut verdict = self.verdict(inserted.digest, started, &keys);
+        if inserted.empty && !inserted.doomed {
+            // Without it, those who wait for it would fetch one after the other.
+            return Verdict::Keep;
+        }
+        let since = if revived {
+            started - LOOKUP_MAX
+        } else {
+            started
+        };
+        let mut verdict = self.verdict(inserted.digest, since, &keys);
         let counter = match verdict {
             _ if inserted.doomed => {
                 verdict = Verdict::Hard;
                 Some(&self.counters.fence_revived)
             }
             Verdict::Hard => Some(&self.counters.fence_hard),
-            _ if self.banned(started, inserted.revived, headers) => {
+            _ if self.bans.overtook(since, headers) => {
                 verdict = Verdict::Hard;
                 Some(&self.counters.fence_banned)
             }
@@ -259,24 +281,17 @@ impl Engine {
         headers: &dyn Headers,
     ) -> bool {
         let keys = self.headers.hashes(&self.hasher, headers);
-        let overtaken = self.verdict(digest, started, &keys) == Verdict::Hard
-            || self.banned(started, revived, headers);
-        if overtaken {
-            Counters::add(&self.counters.fence_overtaken, 1);
-        }
-        overtaken
-    }
-
-    /// Whether a ban came during a fetch. What a 304 revives was found in the cache, and tested
-    /// against all bans of that moment, before its fetch began; so for that the time before counts,
-    /// too. (Purges of other kinds leave their mark on the object that is revived.)
-    fn banned(&self, started: Time, revived: bool, headers: &dyn Headers) -> bool {
         let since = if revived {
             started - LOOKUP_MAX
         } else {
             started
         };
-        self.bans.overtook(since, headers)
+        let overtaken = self.verdict(digest, since, &keys) == Verdict::Hard
+            || self.bans.overtook(since, headers);
+        if overtaken {
+            Counters::add(&self.counters.fence_overtaken, 1);
+        }
+        overtaken
     }
 
     fn verdict(&self, digest: &[u8; 32], started: Time, keys: &[KeyHash]) -> Verdict {
@@ -297,13 +312,15 @@ impl Engine {
         if let Purge::Ban(ban) = purge {
             self.prepare_ban(cache, ban).map_err(CheckError::Invalid)?;
         }
-        if matches!(purge, Purge::Ban(_) | Purge::Flush(_) | Purge::Everything) {
-            let max = self.settings.bans_max;
-            let live = cache.live_bans(max);
-            if live >= max {
-                Counters::add(&self.counters.bans_too_many, 1);
-                return Err(CheckError::TooManyBans { live, max });
-            }
+        let max = match purge {
+            Purge::Ban(_) => self.settings.bans_max,
+            Purge::Flush(_) => self.bans_max_flush(),
+            _ => return Ok(()),
+        };
+        let live = cache.live_bans(max);
+        if live >= max {
+            Counters::add(&self.counters.bans_too_many, 1);
+            return Err(CheckError::TooManyBans { live, max });
         }
         Ok(())
     }
@@ -432,7 +449,8 @@ impl Engine {
         };
         let lines: Vec<BanLine<'_>> = lines.collect();
         let older = !lines.iter().all(by_header);
-        let done = self.add_ban(cache, lines, older, cutoff, arrival);
+        let max = self.settings.bans_max;
+        let done = self.add_ban(cache, lines, older, max, cutoff, arrival);
         Counters::add(&self.counters.purges_ban, u64::from(done.is_ok()));
         self.outcome(done)
     }
@@ -448,7 +466,8 @@ impl Engine {
             operator: "==",
             argument: host.into(),
         };
-        let done = self.add_ban(cache, vec![line], true, cutoff, arrival);
+        let max = self.bans_max_flush();
+        let done = self.add_ban(cache, vec![line], true, max, cutoff, arrival);
         Counters::add(&self.counters.purges_flush, u64::from(done.is_ok()));
         self.outcome(done)
     }
@@ -456,7 +475,8 @@ impl Engine {
     fn everything(&self, cache: &dyn Cache, cutoff: Cutoff, arrival: Time) -> Outcome {
         self.bans.prepare(b"everything", Tests::All);
         self.record_ban(b"everything", cutoff);
-        let done = self.add_ban(cache, vec![all()], false, cutoff, arrival);
+        // No limit: varnishd keeps one of equal bans, and it is what one does when there are too many.
+        let done = self.add_ban(cache, vec![all()], false, u64::MAX, cutoff, arrival);
         if done.is_ok() && !cutoff.late {
             self.older.swept();
         }
@@ -496,10 +516,11 @@ impl Engine {
         cache: &dyn Cache,
         mut lines: Vec<BanLine<'_>>,
         older: bool,
+        max: u64,
         cutoff: Cutoff,
         arrival: Time,
     ) -> Result<(), BanError> {
-        self.room_for_ban(cache)?;
+        self.room_for_ban(cache, max)?;
         if older && self.older.are() {
             self.sweep_older(cache, arrival)?;
         }
@@ -526,19 +547,25 @@ impl Engine {
         Some(older_than(age))
     }
 
-    fn room_for_ban(&self, cache: &dyn Cache) -> Result<(), BanError> {
-        let live = cache.live_bans(self.settings.bans_max);
-        if live < self.settings.bans_max {
+    /// A flush is rarer and more urgent than a ban, so it has some room of its own.
+    fn bans_max_flush(&self) -> u64 {
+        self.settings
+            .bans_max
+            .saturating_add(self.settings.bans_max / 8)
+    }
+
+    fn room_for_ban(&self, cache: &dyn Cache, max: u64) -> Result<(), BanError> {
+        if cache.live_bans(max) < max {
             return Ok(());
         }
         Counters::add(&self.counters.bans_too_many, 1);
-        Err(BanError::NotNow(format!("{live} are live")))
+        Err(BanError::NotNow(format!("{max} are live")))
     }
 
     /// Bans objects older than the VMOD that have one of the keys.
     fn ban_older(&self, cache: &dyn Cache, keys: &Keys, now: Time) -> Result<(), BanError> {
         for line in key_tests(self.headers.names(), keys) {
-            self.room_for_ban(cache)?;
+            self.room_for_ban(cache, self.settings.bans_max)?;
             let lines: Vec<BanLine<'_>> = [line].into_iter().chain(self.older_line(now)).collect();
             cache.ban(&lines)?;
             Counters::add(&self.counters.bans_for_older, 1);
@@ -548,7 +575,6 @@ impl Engine {
 
     /// Bans all objects older than the VMOD.
     fn sweep_older(&self, cache: &dyn Cache, now: Time) -> Result<(), BanError> {
-        self.room_for_ban(cache)?;
         cache.ban(&[self.older_line(now).unwrap_or_else(all)])?;
         self.older.swept();
         Counters::add(&self.counters.older_swept, 1);

@@ -244,7 +244,8 @@ impl World {
             object: id,
             digest: &digest(fetch.url),
             started: fetch.started,
-            revived: false,
+            revives: None,
+            empty: false,
             doomed: false,
         };
         self.engine
@@ -459,7 +460,8 @@ fn what_revives_a_purged_object_goes_with_it() {
         object: ObjectId(64),
         digest: &digest(1),
         started: fetch.started,
-        revived: true,
+        revives: None,
+        empty: false,
         doomed: true,
     };
     let verdict = world
@@ -487,7 +489,8 @@ fn what_is_revived_is_tested_against_bans_that_came_before_its_fetch() {
             object: ObjectId(64),
             digest: &digest(1),
             started: fetch.started,
-            revived,
+            revives: revived.then_some(ObjectId(8)),
+            empty: false,
             doomed: false,
         };
         assert_eq!(
@@ -501,6 +504,62 @@ fn what_is_revived_is_tested_against_bans_that_came_before_its_fetch() {
             .inserted(&world.cache, world.now, &inserted, &Lines(&lines));
         assert_eq!(world.cache.alive(ObjectId(64)), !revived);
     }
+}
+
+#[test]
+fn a_late_purge_takes_what_a_304_revived_since_its_issue() {
+    let mut world = World::new(settings());
+    let before = world.cached(1, 1);
+    world.pass(secs(60));
+    // Issued here. The object expires, and the origin says that it is still good.
+    world.pass(secs(60));
+    let fetch = world.fetch(1, 1);
+    let object = world.object(&fetch);
+    let lines = object.lines.clone();
+    world.cache.objects.borrow_mut().insert(ObjectId(8), object);
+    let inserted = Inserted {
+        object: ObjectId(8),
+        digest: &digest(1),
+        started: fetch.started,
+        revives: Some(before),
+        empty: false,
+        doomed: false,
+    };
+    world
+        .engine
+        .inserted(&world.cache, world.now, &inserted, &Lines(&lines));
+    assert!(world.cache.hit(ObjectId(8)));
+    world.pass(secs(60));
+    let late = Purge::Keys(keys("key-1"));
+    assert_eq!(world.purge(&late, secs(120)), Outcome::Applied);
+    assert!(
+        !world.cache.hit(ObjectId(8)),
+        "its body is older than the purge"
+    );
+}
+
+#[test]
+fn a_hit_for_miss_object_stays_as_it_goes_in_or_its_waiters_would_go_one_by_one() {
+    let mut world = World::new(settings());
+    let fetch = world.fetch(1, 1);
+    world.now_purge(&Purge::Digest(digest(1)));
+    let object = world.object(&fetch);
+    world.cache.objects.borrow_mut().insert(ObjectId(8), object);
+    let inserted = Inserted {
+        object: ObjectId(8),
+        digest: &digest(1),
+        started: fetch.started,
+        revives: None,
+        empty: true,
+        doomed: false,
+    };
+    let verdict = world
+        .engine
+        .inserted(&world.cache, world.now, &inserted, &Lines(&[]));
+    assert_eq!(verdict, Verdict::Keep);
+    assert!(world.cache.alive(ObjectId(8)));
+    // It is in the index like any other.
+    assert_eq!(world.engine.index().counts().objects, 1);
 }
 
 #[test]
@@ -597,7 +656,8 @@ fn a_regex_that_takes_too_long_on_an_object_takes_it_away() {
         object: ObjectId(64),
         digest: &digest(1),
         started,
-        revived: false,
+        revives: None,
+        empty: false,
         doomed: false,
     };
     let verdict = world
@@ -629,11 +689,7 @@ fn bans_are_refused_before_they_are_issued_and_put_off_afterwards_when_there_are
     for n in 0..3 {
         world.now_purge(&url_ban(&n.to_string()));
     }
-    for purge in [
-        url_ban("x"),
-        Purge::Everything,
-        Purge::Flush(Host::new(b"h").unwrap()),
-    ] {
+    for purge in [url_ban("x"), Purge::Flush(Host::new(b"h").unwrap())] {
         let refused = world.engine.check(&world.cache, &purge);
         assert!(matches!(
             refused,
@@ -645,6 +701,9 @@ fn bans_are_refused_before_they_are_issued_and_put_off_afterwards_when_there_are
         world.engine.check(&world.cache, &Purge::Keys(keys("k"))),
         Ok(())
     );
+    // The last resort has no limit.
+    assert_eq!(world.engine.check(&world.cache, &Purge::Everything), Ok(()));
+    world.now_purge(&Purge::Everything);
     // Room again: what was put off is applied, to what was cached when it is.
     let hit = world.cached(1, 1);
     world.cache.bans.borrow_mut().clear();
