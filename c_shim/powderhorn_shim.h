@@ -261,7 +261,7 @@ int ph_other_copy_claimed(const char *symbol, const int *own);
 /*
  * The digests of all objects in the cache, PH_DIGEST_BYTES each; some of them more than once, as
  * variants have the same. Returns how many objects there are; what does not fit is left out. Holds
- * the lock of the list of bans for some tenths of a microsecond for each object.
+ * the lock of the list of bans for about 0.1 us for each object.
  */
 size_t ph_list_digests(uint8_t *digests, size_t room);
 

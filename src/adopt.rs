@@ -28,8 +28,8 @@ use crate::apply::VarnishObjects;
 use crate::host::ObjectDigest;
 use crate::shim::{self, Expiry, Mode, Object, Worker};
 
-/// With more objects than this the walk of the bans' list would hold up fetches for too long; they are
-/// left to bans then.
+/// With more objects than this the walk of the bans' list would hold up fetches for longer than 0.2 s;
+/// they are left to bans then.
 const OBJECTS_MAX: usize = 2_000_000;
 
 /// Digests in one slice, which takes about a millisecond. Purges wait for it.
