@@ -103,6 +103,9 @@ impl Shared {
     /// Sends what this thread has just issued. The purge is issued whatever happens here, so a
     /// panic is not passed on.
     pub fn send_issued(&self) {
+        if self.peers.is_empty() {
+            return;
+        }
         let now = sys::boot_clock().as_us();
         let last = self.egress.issued_us.swap(now, Ordering::Relaxed);
         if now.saturating_sub(last) < IDLE_US || self.peers.len() > ISSUER_PEERS_MAX {

@@ -373,6 +373,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         stream.changed = round;
         stream.last_born = Some(now);
+        if self.peers.is_empty() {
+            // There is nobody to send them to, now or later: who joins asks for them.
+            self.sent = ids.last;
+        }
         let issued_ms = now.since(self.opened).as_millis() as u64;
         for (id, purge) in ids.iter().zip(purges) {
             self.store.insert(
