@@ -407,11 +407,10 @@ static SUBSCRIBER: OnceLock<Subscriber> = OnceLock::new();
 pub fn subscribe(on_insert: fn(&Inserted<'_>), on_expire: fn(Object)) {
     unsafe extern "C" fn insert(worker: *mut raw::worker, inserted: *const raw::ph_inserted) {
         // SAFETY: the shim's struct lives until this returns.
-        let (Some(worker), Some(raw), Some(subscriber)) = (
-            NonNull::new(worker),
-            unsafe { inserted.as_ref() },
-            SUBSCRIBER.get(),
-        ) else {
+        let raw = unsafe { inserted.as_ref() };
+        let (Some(worker), Some(raw), Some(subscriber)) =
+            (NonNull::new(worker), raw, SUBSCRIBER.get())
+        else {
             return;
         };
         let inserted = Inserted { raw, worker };
@@ -593,10 +592,11 @@ pub fn ban(tests: &[BanTest]) -> Result<(), BanError> {
             value: test.value.as_ptr(),
         })
         .collect();
-    // SAFETY: the strings end with a zero byte and live until the call returns; varnishd copies
-    // them. BAN_Commit may be called on any thread.
-    let (result, text) =
-        with_error(|error, len| unsafe { raw::ph_ban(raw.as_ptr(), raw.len(), error, len) });
+    let (result, text) = with_error(|error, len| {
+        // SAFETY: the strings end with a zero byte and live until the call returns; varnishd copies
+        // them. BAN_Commit may be called on any thread.
+        unsafe { raw::ph_ban(raw.as_ptr(), raw.len(), error, len) }
+    });
     match result {
         raw::PH_BAN_OK => Ok(()),
         raw::PH_BAN_CLOSING => Err(BanError::Closing),
@@ -625,9 +625,10 @@ impl Regex {
     /// # Errors
     /// What PCRE2 says of it.
     pub fn new(pattern: &CStr) -> Result<Self, String> {
-        // SAFETY: the pattern ends with a zero byte and is read during the call only.
-        let (regex, text) =
-            with_error(|error, len| unsafe { raw::ph_regex_compile(pattern.as_ptr(), error, len) });
+        let (regex, text) = with_error(|error, len| {
+            // SAFETY: the pattern ends with a zero byte and is read during the call only.
+            unsafe { raw::ph_regex_compile(pattern.as_ptr(), error, len) }
+        });
         NonNull::new(regex).map(Self).ok_or(text)
     }
 
@@ -657,9 +658,10 @@ impl Drop for Regex {
 /// # Errors
 /// Why not, in words for who wrote it.
 pub fn screen_regex(pattern: &CStr) -> Result<(), String> {
-    // SAFETY: the pattern ends with a zero byte and is read during the call only.
-    let (result, text) =
-        with_error(|error, len| unsafe { raw::ph_regex_screen(pattern.as_ptr(), error, len) });
+    let (result, text) = with_error(|error, len| {
+        // SAFETY: the pattern ends with a zero byte and is read during the call only.
+        unsafe { raw::ph_regex_screen(pattern.as_ptr(), error, len) }
+    });
     if result == 0 { Ok(()) } else { Err(text) }
 }
 
