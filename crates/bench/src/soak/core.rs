@@ -255,6 +255,8 @@ impl Soak {
             digest: &digest,
             // After the last purge, which would kill it otherwise.
             started: self.now + Duration::from_micros(1),
+            revives: None,
+            empty: false,
             doomed: false,
         };
         let now = inserted.started + Duration::from_micros(1);
