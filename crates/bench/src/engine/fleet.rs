@@ -34,8 +34,9 @@ pub struct Nodes {
 }
 
 impl Nodes {
-    /// Starts them and waits until a purge at the first is applied by all.
-    pub fn start(count: usize) -> Result<Nodes, Box<dyn Error>> {
+    /// Starts them and waits until a purge at the first is applied by all. `limits` is that part of
+    /// their config.
+    pub fn start(count: usize, limits: &str) -> Result<Nodes, Box<dyn Error>> {
         let dir = WorkDir::new("powderhorn-bench-fleet")?;
         let key = dir.path().join("fleet.key");
         write_key(&key)?;
@@ -57,6 +58,7 @@ impl Nodes {
                     Ipv4Addr::LOCALHOST
                 );
             }
+            text += &format!("\n[limits]\n{limits}\n");
             std::fs::write(&config, text)?;
             let options = Options {
                 // Room for the status and for the ids of a hundred purges.
@@ -135,7 +137,7 @@ impl Nodes {
 
 /// Adds the rows.
 pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
-    let nodes = Nodes::start(NODES)?;
+    let nodes = Nodes::start(NODES, "")?;
     let shape = Shape {
         connections: 8,
         depth: 16,
@@ -221,7 +223,9 @@ fn purge_many() -> String {
 fn write_key(path: &Path) -> io::Result<()> {
     let mut key = [0; 32];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut key)?;
-    let text: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let text = key
+        .iter()
+        .fold(String::new(), |text, byte| text + &format!("{byte:02x}"));
     let path: PathBuf = path.into();
     let mut file = std::fs::OpenOptions::new()
         .write(true)

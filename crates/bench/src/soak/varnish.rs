@@ -21,6 +21,11 @@ const KINDS: [&str; 2] = [
     "a PURGE, one after the other",
     "until all of a block is applied in both, per purge",
 ];
+/// What a node counts for a message that it holds.
+const MESSAGE_BYTES: u64 = 128;
+/// Least bytes of messages that a node can be told to hold, and the most that are held here.
+const RETENTION_MIN: u64 = 1 << 20;
+const RETENTION_MAX: u64 = 16 << 20;
 const CONNECTIONS: usize = 8;
 /// Purges under way on each connection of those that keep the varnishds busy.
 const DEPTH: usize = 4;
@@ -32,7 +37,9 @@ pub fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
         Two varnishds: one gets all purges by HTTP, the other by gossip; half of them are of objects that are cached in both.\n\
         Quantiles: the median of those of a hundred blocks of each tenth.";
     let mut report = Report::new("soak-varnish", &arguments.out, about)?;
-    let nodes = Nodes::start(2)?;
+    // As many messages are held as come in a fraction of a tenth, so that memory must stay what it is.
+    let held = (purges / 10 / 4 * MESSAGE_BYTES).clamp(RETENTION_MIN, RETENTION_MAX);
+    let nodes = Nodes::start(2, &format!("retention_bytes = \"{held}B\""))?;
     let addr = nodes.servers[0].addr();
     let mut one = Client::connect(addr, 1)?;
     let mut many = Client::connect(addr, CONNECTIONS - 1)?;
