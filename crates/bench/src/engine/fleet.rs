@@ -61,8 +61,12 @@ impl Nodes {
             text += &format!("\n[limits]\n{limits}\n");
             std::fs::write(&config, text)?;
             let options = Options {
-                // Room for the status and for the ids of a hundred purges.
-                params: vec![("workspace_client", "256k")],
+                params: vec![
+                    // Room for the status and for the ids of a hundred purges.
+                    ("workspace_client", "256k"),
+                    // Each purge leaves varnishd an objhead, which it frees after this many seconds.
+                    ("critbit_cooloff", "60"),
+                ],
                 vcl: vcl.clone(),
                 config: Some(config),
             };
