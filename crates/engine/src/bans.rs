@@ -11,11 +11,11 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use parking_lot::RwLock;
-use powderhorn_protocol::purge::{Ban, BanField, BanOperator};
+use powderhorn_protocol::purge::{Ban, BanOperator};
 use powderhorn_protocol::time::Time;
 
 use crate::cache::{Cache, Regex};
-use crate::headers::{HOST_HEADER, Headers, URL_HEADER, first};
+use crate::headers::{HOST_HEADER, Headers, first, header_of};
 
 /// Bans remembered. A fetch of a second would have to meet a thousand different ones for an object
 /// to die for nothing.
@@ -48,11 +48,6 @@ impl Tests {
     /// Compiles a ban's tests. An error says which regular expression the cache cannot take.
     pub fn compile(cache: &dyn Cache, ban: &Ban) -> Result<Tests, String> {
         let tests = ban.tests().map(|test| {
-            let header = match test.field {
-                BanField::Url => URL_HEADER.as_bytes(),
-                BanField::Host => HOST_HEADER.as_bytes(),
-                BanField::Header(name) => name,
-            };
             let argument = test.argument;
             let compare = match test.operator {
                 BanOperator::Equal => Compare::Equal(argument.to_vec()),
@@ -61,7 +56,7 @@ impl Tests {
                 BanOperator::NotMatch => Compare::NotMatch(cache.regex(argument)?),
             };
             Ok(Test {
-                header: header.to_vec(),
+                header: header_of(test.field).to_vec(),
                 compare,
             })
         });

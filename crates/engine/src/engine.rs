@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use powderhorn_protocol::Outcome;
-use powderhorn_protocol::purge::{Ban, BanField, BanOperator, Host, Keys, Purge};
+use powderhorn_protocol::purge::{Ban, BanOperator, Host, Keys, Purge};
 use powderhorn_protocol::time::Time;
 
 use crate::bans::{RecentBans, Tests};
@@ -13,7 +13,7 @@ use crate::clock::WallClock;
 use crate::counters::{Counter, Counters};
 use crate::cutoff::Cutoff;
 use crate::fence::{BUCKETS_LOG2, Fence, Verdict};
-use crate::headers::{HOST_HEADER, Headers, KeyHeaders, URL_HEADER, ban_field};
+use crate::headers::{HOST_HEADER, Headers, KeyHeaders, URL_HEADER, ban_field, header_of};
 use crate::index::{Index, InsertError, ObjectId};
 use crate::keys::{KeyHash, KeyHasher};
 use crate::older::{Older, Todo, key_tests};
@@ -182,12 +182,11 @@ impl Engine {
             return;
         }
         Counters::add(&self.counters.objects_adopted, 1);
-        match self.verdict(digest, UNKNOWN, &keys) {
-            _ if registered.is_err() => cache.kill(object),
-            Verdict::Hard => cache.kill(object),
-            Verdict::Soft => cache.soften(object),
-            Verdict::Keep => {}
-        }
+        let verdict = match registered {
+            Ok(()) => self.verdict(digest, UNKNOWN, &keys),
+            Err(_) => Verdict::Hard,
+        };
+        carry_out(cache, object, verdict);
     }
 
     /// Takes an object in, and takes it away again (or softens it) if a purge came during its
@@ -235,11 +234,7 @@ impl Engine {
             // Without it, those who wait for it would fetch one after the other.
             return Verdict::Keep;
         }
-        let since = if revived {
-            started - LOOKUP_MAX
-        } else {
-            started
-        };
+        let since = counts_since(started, revived);
         let mut verdict = self.verdict(inserted.digest, since, &keys);
         let counter = match verdict {
             _ if inserted.doomed => {
@@ -257,11 +252,7 @@ impl Engine {
         if let Some(counter) = counter {
             Counters::add(counter, 1);
         }
-        match verdict {
-            Verdict::Hard => cache.kill(object),
-            Verdict::Soft => cache.soften(object),
-            Verdict::Keep => {}
-        }
+        carry_out(cache, object, verdict);
         verdict
     }
 
@@ -281,11 +272,7 @@ impl Engine {
         headers: &dyn Headers,
     ) -> bool {
         let keys = self.headers.hashes(&self.hasher, headers);
-        let since = if revived {
-            started - LOOKUP_MAX
-        } else {
-            started
-        };
+        let since = counts_since(started, revived);
         let overtaken = self.verdict(digest, since, &keys) == Verdict::Hard
             || self.bans.overtook(since, headers);
         if overtaken {
@@ -429,11 +416,7 @@ impl Engine {
         }
         self.record_ban(ban.as_bytes(), cutoff);
         let lines = ban.tests().map(|test| BanLine {
-            field: match test.field {
-                BanField::Url => ban_field(URL_HEADER.as_bytes()),
-                BanField::Host => ban_field(HOST_HEADER.as_bytes()),
-                BanField::Header(name) => ban_field(name),
-            },
+            field: ban_field(header_of(test.field)),
             operator: match test.operator {
                 BanOperator::Equal => "==",
                 BanOperator::NotEqual => "!=",
@@ -443,14 +426,14 @@ impl Engine {
             argument: test.argument.into(),
         });
         // Objects older than the VMOD need not carry the headers for the URL and the host.
-        let by_header = |test: &BanLine<'_>| {
-            test.field != ban_field(URL_HEADER.as_bytes())
-                && test.field != ban_field(HOST_HEADER.as_bytes())
+        let of_vcl = |name| {
+            [URL_HEADER, HOST_HEADER]
+                .iter()
+                .any(|of| of.as_bytes() == name)
         };
-        let lines: Vec<BanLine<'_>> = lines.collect();
-        let older = !lines.iter().all(by_header);
+        let older = ban.tests().any(|test| of_vcl(header_of(test.field)));
         let max = self.settings.bans_max;
-        let done = self.add_ban(cache, lines, older, max, cutoff, arrival);
+        let done = self.add_ban(cache, lines.collect(), older, max, cutoff, arrival);
         Counters::add(&self.counters.purges_ban, u64::from(done.is_ok()));
         self.outcome(done)
     }
@@ -635,6 +618,23 @@ impl Engine {
             ),
         ]);
         list
+    }
+}
+
+/// From when on purges count for a fetch that began at `started`.
+fn counts_since(started: Time, revived: bool) -> Time {
+    if revived {
+        started - LOOKUP_MAX
+    } else {
+        started
+    }
+}
+
+fn carry_out(cache: &dyn Objects, object: ObjectId, verdict: Verdict) {
+    match verdict {
+        Verdict::Hard => cache.kill(object),
+        Verdict::Soft => cache.soften(object),
+        Verdict::Keep => {}
     }
 }
 

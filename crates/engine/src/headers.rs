@@ -2,12 +2,23 @@
 
 use std::borrow::Cow;
 
+use powderhorn_protocol::purge::BanField;
+
 use crate::keys::{KeyHash, KeyHasher, split};
 
 /// The URL that an object was fetched for is in this header of it: what `ban url` looks at.
 pub const URL_HEADER: &str = "x-url";
 /// The host that an object was fetched for is in this one.
 pub const HOST_HEADER: &str = "x-host";
+
+/// Which header of an object a ban's test looks at.
+pub(crate) fn header_of(field: BanField<'_>) -> &[u8] {
+    match field {
+        BanField::Url => URL_HEADER.as_bytes(),
+        BanField::Host => HOST_HEADER.as_bytes(),
+        BanField::Header(name) => name,
+    }
+}
 
 /// A response's headers, to be read as often as needed.
 pub trait Headers {
