@@ -343,19 +343,21 @@ pub struct Fetch {
     pub may_retry: bool,
 }
 
+fn raw_fetch(ctx: &vrt_ctx) -> Option<raw::ph_fetch> {
+    let mut raw = std::mem::MaybeUninit::<raw::ph_fetch>::zeroed();
+    // SAFETY: `ctx` is the live context of a VCL call. All of the struct may be zero.
+    unsafe {
+        let found = raw::ph_ctx_fetch(ctx_ptr(ctx), raw.as_mut_ptr()) != 0;
+        found.then(|| raw.assume_init())
+    }
+}
+
 /// The fetch that runs this VCL; none in client VCL.
 ///
 /// Called in `vcl_backend_fetch`, it also takes back the mark of a purge that found an earlier
 /// attempt under way, so that what is fetched again is not [`Inserted::dying`].
 pub fn ctx_fetch(ctx: &vrt_ctx) -> Option<Fetch> {
-    let mut raw = std::mem::MaybeUninit::<raw::ph_fetch>::zeroed();
-    // SAFETY: `ctx` is the live context of a VCL call. All of the struct may be zero.
-    let raw = unsafe {
-        if raw::ph_ctx_fetch(ctx_ptr(ctx), raw.as_mut_ptr()) == 0 {
-            return None;
-        }
-        raw.assume_init()
-    };
+    let raw = raw_fetch(ctx)?;
     Some(Fetch {
         id: FetchId {
             fetch: raw.fetch,
@@ -373,7 +375,7 @@ pub fn ctx_fetch(ctx: &vrt_ctx) -> Option<Fetch> {
 /// URL and Host of the request that a fetch is for, as the lookup had them and whatever backend VCL
 /// made of them since; none in client VCL.
 pub fn ctx_fetched(ctx: &vrt_ctx) -> Option<(Vec<u8>, Vec<u8>)> {
-    let mut raw = std::mem::MaybeUninit::<raw::ph_fetch>::zeroed();
+    let raw = raw_fetch(ctx)?;
     let copy = |text: *const c_char| {
         if text.is_null() {
             return Vec::new();
@@ -381,13 +383,6 @@ pub fn ctx_fetched(ctx: &vrt_ctx) -> Option<(Vec<u8>, Vec<u8>)> {
         // SAFETY: a header of the fetch's own request, which ends with a zero byte and lives as
         // long as the fetch; it is copied here.
         unsafe { CStr::from_ptr(text).to_bytes().to_vec() }
-    };
-    // SAFETY: `ctx` is the live context of a VCL call. All of the struct may be zero.
-    let raw = unsafe {
-        if raw::ph_ctx_fetch(ctx_ptr(ctx), raw.as_mut_ptr()) == 0 {
-            return None;
-        }
-        raw.assume_init()
     };
     Some((copy(raw.url), copy(raw.host)))
 }
