@@ -49,10 +49,18 @@ pub trait Store {
     fn last_born_before(&self, stream: StreamId, time: Time) -> Option<(u64, Time)>;
 }
 
+/// Messages of a stream that stand together: 64 seqs. A stream's messages come in the order of their seqs
+/// and go in it, so most of them are put at the end of a chunk, and go with all of it.
+const CHUNK_LOG2: u32 = 6;
+
+/// Messages by the low bits of their seqs, ascending.
+type Chunk = Vec<(u8, Held)>;
+
 /// A store that forgets with the process.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    streams: BTreeMap<StreamId, BTreeMap<u64, Held>>,
+    /// By the high bits of the messages' seqs. No chunk is empty.
+    streams: BTreeMap<StreamId, BTreeMap<u64, Chunk>>,
     bytes: u64,
 }
 
@@ -67,35 +75,65 @@ fn cost(message: &Held) -> u64 {
     HELD_OVERHEAD_BYTES + message.purge.op().1.len() as u64
 }
 
+/// Where a message is: the number of its chunk, and its number in that.
+fn place(seq: u64) -> (u64, u8) {
+    (seq >> CHUNK_LOG2, (seq & ((1 << CHUNK_LOG2) - 1)) as u8)
+}
+
+fn seq_at((chunk, low): (u64, u8)) -> u64 {
+    (chunk << CHUNK_LOG2) | u64::from(low)
+}
+
+fn find(chunk: &Chunk, low: u8) -> Result<usize, usize> {
+    match chunk.last() {
+        Some((last, _)) if *last < low => Err(chunk.len()),
+        _ => chunk.binary_search_by_key(&low, |(low, _)| *low),
+    }
+}
+
 impl Store for MemoryStore {
     fn insert(&mut self, id: MessageId, message: Held) {
+        let (number, low) = place(id.seq);
+        let chunk = self.streams.entry(id.stream).or_default();
+        let chunk = chunk.entry(number).or_default();
         self.bytes += cost(&message);
-        if let Some(old) = self
-            .streams
-            .entry(id.stream)
-            .or_default()
-            .insert(id.seq, message)
-        {
-            self.bytes -= cost(&old);
+        match find(chunk, low) {
+            Err(at) => chunk.insert(at, (low, message)),
+            Ok(at) => {
+                if let Some((_, old)) = chunk.get_mut(at) {
+                    self.bytes -= cost(old);
+                    *old = message;
+                }
+            }
         }
     }
 
     fn get(&mut self, id: MessageId) -> Fetch {
-        let held = self
-            .streams
-            .get(&id.stream)
-            .and_then(|stream| stream.get(&id.seq));
-        held.map_or(Fetch::Gone, |held| Fetch::Held(held.clone()))
+        let (number, low) = place(id.seq);
+        let chunk = self.streams.get(&id.stream);
+        let chunk = chunk.and_then(|stream| stream.get(&number));
+        let held = chunk.and_then(|chunk| chunk.get(find(chunk, low).ok()?));
+        held.map_or(Fetch::Gone, |(_, held)| Fetch::Held(held.clone()))
     }
 
     fn remove_below(&mut self, stream: StreamId, seq: u64) {
-        let Some(messages) = self.streams.get_mut(&stream) else {
+        let Some(chunks) = self.streams.get_mut(&stream) else {
             return;
         };
-        while let Some(entry) = messages.first_entry().filter(|entry| *entry.key() < seq) {
-            self.bytes -= cost(&entry.remove());
+        let (number, low) = place(seq);
+        while let Some(entry) = chunks.first_entry().filter(|entry| *entry.key() <= number) {
+            let last = *entry.key() == number;
+            if last && entry.get().last().is_some_and(|(at, _)| *at >= low) {
+                let chunk = entry.into_mut();
+                let gone = find(chunk, low).unwrap_or_else(|at| at);
+                let freed: u64 = chunk.drain(..gone).map(|(_, held)| cost(&held)).sum();
+                self.bytes -= freed;
+                break;
+            }
+            let chunk = entry.remove();
+            self.bytes -= chunk.iter().map(|(_, held)| cost(held)).sum::<u64>();
         }
-        if messages.is_empty() {
+        if chunks.is_empty() {
             self.streams.remove(&stream);
         }
     }
@@ -105,34 +143,39 @@ impl Store for MemoryStore {
     }
 
     fn oldest(&self, stream: StreamId) -> Option<(u64, Time)> {
-        self.streams
-            .get(&stream)?
-            .first_key_value()
-            .map(|(&seq, held)| (seq, held.born))
+        let (&number, chunk) = self.streams.get(&stream)?.first_key_value()?;
+        let (low, held) = chunk.first()?;
+        Some((seq_at((number, *low)), held.born))
     }
 
     fn last_born_before(&self, stream: StreamId, time: Time) -> Option<(u64, Time)> {
-        let messages = self.streams.get(&stream)?;
-        let (mut lo, mut hi) = (
-            *messages.first_key_value()?.0,
-            *messages.last_key_value()?.0,
-        );
+        let chunks = self.streams.get(&stream)?;
+        let (mut lo, mut hi) = (*chunks.first_key_value()?.0, *chunks.last_key_value()?.0);
         let mut found = None;
-        // Halves the seqs, not the messages: 62 steps at most.
+        // Halves the numbers of chunks, not the chunks: 56 steps at most. Then looks into one.
         while lo <= hi {
             let middle = lo + (hi - lo) / 2;
-            let Some((&seq, held)) = messages.range(middle..=hi).next() else {
-                hi = middle - 1;
+            let Some((&number, chunk)) = chunks.range(middle..=hi).next() else {
+                match middle.checked_sub(1) {
+                    Some(below) => hi = below,
+                    None => break,
+                }
                 continue;
             };
-            if held.born < time {
-                found = Some((seq, held.born));
-                lo = seq + 1;
+            if chunk.first().is_some_and(|(_, held)| held.born < time) {
+                found = Some((number, chunk));
+                lo = number + 1;
             } else {
-                hi = middle - 1;
+                match middle.checked_sub(1) {
+                    Some(below) => hi = below,
+                    None => break,
+                }
             }
         }
-        found
+        let (number, chunk) = found?;
+        let count = chunk.partition_point(|(_, held)| held.born < time);
+        let (low, held) = chunk.get(count.checked_sub(1)?)?;
+        Some((seq_at((number, *low)), held.born))
     }
 }
 
@@ -165,6 +208,51 @@ mod tests {
         assert_eq!(find(10), Some(9));
         assert_eq!(find(1001), Some(1000));
         assert_eq!(find(3000), Some(1 << 60));
+    }
+
+    /// What the store does, done slowly.
+    #[derive(Default)]
+    struct Model(BTreeMap<u64, Held>);
+
+    #[test]
+    fn it_does_what_a_map_does() {
+        use rand::rngs::StdRng;
+        use rand::{Rng, SeedableRng};
+        let rng = &mut StdRng::seed_from_u64(1);
+        let stream = StreamId::default();
+        for round in 0..200 {
+            let (mut store, mut model) = (MemoryStore::new(), Model::default());
+            let spread = 1 << rng.random_range(3..40);
+            for _ in 0..rng.random_range(1..400) {
+                let seq = rng.random_range(0..spread);
+                match rng.random_range(0..10) {
+                    0 => {
+                        store.remove_below(stream, seq);
+                        model.0 = model.0.split_off(&seq);
+                    }
+                    1 => {
+                        let expected = model.0.get(&seq).cloned().map_or(Fetch::Gone, Fetch::Held);
+                        assert_eq!(store.get(MessageId { stream, seq }), expected);
+                    }
+                    2 => {
+                        let before = Time::from_us(rng.random_range(0..spread as i64 + 2));
+                        let born = model.0.iter().filter(|(_, held)| held.born < before);
+                        let expected = born.last().map(|(seq, held)| (*seq, held.born));
+                        assert_eq!(store.last_born_before(stream, before), expected, "{round}");
+                    }
+                    _ => {
+                        // Born in the order of their seqs.
+                        store.insert(MessageId { stream, seq }, held(seq as i64));
+                        model.0.insert(seq, held(seq as i64));
+                    }
+                }
+                let oldest = model.0.first_key_value();
+                let oldest = oldest.map(|(seq, held)| (*seq, held.born));
+                assert_eq!(store.oldest(stream), oldest);
+                let bytes: u64 = model.0.values().map(cost).sum();
+                assert_eq!(store.bytes(), bytes);
+            }
+        }
     }
 
     #[test]
