@@ -30,7 +30,7 @@ pub struct Tenth {
     quantiles: Vec<[Vec<f64>; QUANTILES.len()]>,
     /// Purges a second of real time.
     pub rate: f64,
-    /// Memory at its end by process, in bytes.
+    /// Memory by process, in bytes: at its end, or the most in it.
     pub resident: Vec<Option<u64>>,
 }
 
@@ -120,7 +120,7 @@ pub fn judge(
     for (at, name) in processes.iter().enumerate() {
         let memory = |tenth: &Tenth| tenth.resident.get(at).copied().flatten();
         if let (Some(last), Some(first)) = (memory(last), memory(first)) {
-            let metric = format!("memory of {name} after the last tenth");
+            let metric = format!("memory of {name} in the last tenth");
             let (last, first) = (last as f64 / 1e6, first as f64 / 1e6);
             compare(report, metric, "MB", last, first, GROWTH_MAX)?;
         }

@@ -75,17 +75,19 @@ pub fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     for _ in 0..10 {
         let mut tenth = Tenth::new(KINDS.len());
         let mut purging = Duration::ZERO;
+        tenth.resident = vec![None; nodes.servers.len()];
         for _ in 0..BLOCKS {
             let (alone, took) = block()?;
             samples[0].extend(alone);
             samples[1].push(took / per_block as u32);
             purging += took;
             tenth.block(&mut samples);
+            // The most of a tenth: varnishd frees objheads once in a while, so memory goes up and down.
+            for (most, server) in tenth.resident.iter_mut().zip(&nodes.servers) {
+                *most = (*most).max(server.resident()?);
+            }
         }
         tenth.rate = (per_block * BLOCKS) as f64 / purging.as_secs_f64();
-        for server in &nodes.servers {
-            tenth.resident.push(server.resident()?);
-        }
         tenths.push(tenth);
     }
     let processes = ["the first varnishd", "the second varnishd"];
