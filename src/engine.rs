@@ -22,6 +22,8 @@ thread_local! {
     /// The attempt to fetch that this thread began last, and when. One thread runs all of a fetch:
     /// its VCL, and the insertion of its object.
     static MARK: Cell<Option<(FetchId, Time)>> = const { Cell::new(None) };
+    /// The object that this thread has inserted last.
+    static INSERTED: Cell<u64> = const { Cell::new(0) };
 }
 
 /// The engine, if it runs.
@@ -98,6 +100,7 @@ fn started(engine: &Engine, fetch: Option<FetchId>, began: Option<f64>) -> Time 
 fn inserted(inserted: &shim::Inserted<'_>) {
     let Some(engine) = ENGINE.get() else { return };
     let object = inserted.object();
+    INSERTED.set(object.id());
     let fetched = Inserted {
         object: ObjectId(object.id()),
         digest: inserted.digest(),
@@ -111,7 +114,10 @@ fn inserted(inserted: &shim::Inserted<'_>) {
 
 fn expired(object: Object) {
     if let Some(engine) = ENGINE.get() {
-        engine.expired(ObjectId(object.id()));
+        // A fetch whose object was killed as it went in takes it out again itself, and its client
+        // waits. Else it is varnishd's expiry thread that calls.
+        let patient = INSERTED.replace(0) != object.id();
+        engine.expired(ObjectId(object.id()), patient);
     }
 }
 

@@ -256,8 +256,12 @@ impl Engine {
         verdict
     }
 
-    /// Forgets an object: the cache is about to let go of it.
-    pub fn expired(&self, object: ObjectId) {
+    /// Forgets an object: the cache is about to let go of it. `patient`: a thread calls that has time,
+    /// as the one that frees objects has.
+    pub fn expired(&self, object: ObjectId, patient: bool) {
+        if patient {
+            self.index.stand_aside();
+        }
         self.index.remove(object);
     }
 

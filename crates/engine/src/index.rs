@@ -13,15 +13,18 @@
 //! `act` runs with a shard's lock held: the object that it is called for is registered, so the cache has
 //! not let go of it yet, for that takes [`Index::remove`], which waits. `act` must not call the index, and
 //! nobody may call the index with a lock held that `act` takes (in varnishd: an objhead's or the
-//! expiry's mutex). A purge holds a lock for [`SLICE`] objects at most and then gives it to whoever waits.
+//! expiry's mutex). A purge holds a lock for [`HOLD`] and a little more, and then lends it to whoever waits.
 //! If `act` panics, the index is whole: the object counts as visited.
 
 use std::ops::{Deref, DerefMut};
+use std::sync::MutexGuard;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
 use powderhorn_protocol::time::Time;
 
+use crate::aside::{Aside, Purging};
+use crate::fair::Fair;
 use crate::keys::KeyHash;
 use crate::slab::{NIL, Slab, Slot};
 use crate::table::{Hashed, Table};
@@ -29,12 +32,28 @@ use crate::table::{Hashed, Table};
 /// Shards. A power of two.
 pub const SHARDS: usize = 8;
 
-/// Objects for which a purge calls `act` without letting go of the lock. A kill takes 0.3 µs if nobody
-/// wants varnishd's own locks and up to 12 µs if somebody does: some hundred microseconds in all.
-pub const SLICE: usize = 64;
+/// Objects for which `act` is called before anybody looks at the clock. A kill takes 0.3 µs if nobody
+/// wants varnishd's own locks and up to 12 µs if somebody does.
+pub const SLICE: usize = 16;
+
+/// How long a purge keeps a lock. Lending it more often would take longer than what is done in between:
+/// varnishd's expiry thread wants it for each object that was killed.
+pub const HOLD: Duration = Duration::from_micros(200);
 
 /// Most entries of a kind in a shard. What is left below 2³² is for the marks of purges under way.
 const ENTRIES_MAX: u32 = u32::MAX - (1 << 24);
+
+/// How long a purge works before it sleeps, without any lock, for [`REST`]. The locks that `act` takes are
+/// not fair: a thread that takes varnishd's expiry mutex a million times a second gets it each time, and a
+/// fetch that wants it to insert its object would wait for the end of the purge.
+const WORK: Duration = Duration::from_micros(800);
+const REST: Duration = Duration::from_micros(50);
+
+/// Objects of a key in one shard from which on those who free what is killed stand aside.
+const MASS: u32 = 1_024;
+
+/// Objects for which [`Index::walk`] calls `act` without letting go of the lock.
+const WALK_OBJECTS: usize = 64;
 
 /// Entries that [`Index::walk`] looks at without letting go of the lock, vacant ones included.
 const WALK_SLOTS: usize = 1024;
@@ -77,6 +96,7 @@ pub struct Cursor {
 /// The index. See the module's documentation.
 pub struct Index {
     shards: [Shard; SHARDS],
+    aside: Aside,
 }
 
 impl Index {
@@ -89,6 +109,7 @@ impl Index {
     pub fn with_limit(entries_max: u32) -> Self {
         Index {
             shards: std::array::from_fn(|_| Shard::new(entries_max.min(ENTRIES_MAX))),
+            aside: Aside::default(),
         }
     }
 
@@ -116,6 +137,12 @@ impl Index {
         true
     }
 
+    /// Waits while a purge of very many objects kills them, for 100 ms at most: for a thread that frees
+    /// what is killed and has time.
+    pub fn stand_aside(&self) {
+        self.aside.wait();
+    }
+
     /// When the object's fetch began; `None` if it is not registered.
     pub fn started(&self, object: ObjectId) -> Option<Time> {
         let state = self.shard(object).lock();
@@ -139,13 +166,16 @@ impl Index {
         drain: bool,
         act: &mut dyn FnMut(ObjectId),
     ) -> u64 {
-        self.shards
-            .iter()
-            .map(|shard| shard.purge_key(key, cutoff, drain, act))
-            .sum()
+        let mut mass = Mass {
+            aside: &self.aside,
+            purging: None,
+            works_since: Instant::now(),
+        };
+        let mut purge = |shard: &Shard| shard.purge_key(key, cutoff, drain, act, &mut mass);
+        self.shards.iter().map(&mut purge).sum()
     }
 
-    /// Calls `act` for the next objects, `max` or [`SLICE`] of them at most, maybe for none, and returns
+    /// Calls `act` for the next objects, `max` or [`WALK_OBJECTS`] of them at most, maybe for none, and returns
     /// where to go on; `None` at the end.
     ///
     /// Every object that is registered from the beginning to the end of a walk is visited once; those
@@ -158,7 +188,7 @@ impl Index {
         act: &mut dyn FnMut(ObjectId, Time),
     ) -> Option<Cursor> {
         let state = self.shards.get(cursor.shard)?.lock();
-        let mut left = max.clamp(1, SLICE);
+        let mut left = max.clamp(1, WALK_OBJECTS);
         let mut slot = cursor.slot;
         for _ in 0..WALK_SLOTS {
             if slot >= state.objects.end() {
@@ -319,7 +349,7 @@ fn words(key: KeyHash) -> [u32; 4] {
 /// A shard, on cache lines of its own.
 #[repr(align(128))]
 struct Shard {
-    state: Mutex<State>,
+    state: Fair<State>,
     objects: AtomicU64,
     keys: AtomicU64,
     pairs: AtomicU64,
@@ -329,7 +359,7 @@ struct Shard {
 impl Shard {
     fn new(entries_max: u32) -> Self {
         let shard = Shard {
-            state: Mutex::new(State {
+            state: Fair::new(State {
                 objects: Slab::new(),
                 keys: Slab::new(),
                 members: Slab::new(),
@@ -360,6 +390,7 @@ impl Shard {
         cutoff: Time,
         drain: bool,
         act: &mut dyn FnMut(ObjectId),
+        mass: &mut Mass<'_>,
     ) -> u64 {
         // It goes after the lock does, also when `act` panics.
         let mut mark = None;
@@ -375,6 +406,9 @@ impl Shard {
             drain,
             acted: 0,
         };
+        if pass.steps >= MASS {
+            mass.begin();
+        }
         let mut slice = SLICE;
         if pass.steps as usize > SLICE {
             match state.add_mark(at) {
@@ -389,17 +423,43 @@ impl Shard {
                 None => slice = usize::MAX,
             }
         }
+        let mut since = Instant::now();
         loop {
             state.pass(&mut pass, slice, act);
             let Some(mark) = &mark else { break };
             if pass.next == NIL {
                 break;
             }
-            state.move_mark(mark.member, pass.next);
-            state.let_others();
-            pass.next = state.members[mark.member].newer;
+            if since.elapsed() >= HOLD {
+                state.move_mark(mark.member, pass.next);
+                drop(state);
+                mass.rest();
+                state = self.lock();
+                pass.next = state.members[mark.member].newer;
+                since = Instant::now();
+            }
         }
         pass.acted
+    }
+}
+
+/// How a purge of very many objects gets on with others, from the first shard that has many to its end.
+struct Mass<'a> {
+    aside: &'a Aside,
+    purging: Option<Purging<'a>>,
+    works_since: Instant,
+}
+
+impl Mass<'_> {
+    fn begin(&mut self) {
+        self.purging.get_or_insert_with(|| self.aside.purge());
+    }
+
+    fn rest(&mut self) {
+        if self.works_since.elapsed() >= WORK {
+            std::thread::sleep(REST);
+            self.works_since = Instant::now();
+        }
     }
 }
 
@@ -425,12 +485,6 @@ struct Locked<'a> {
 }
 
 impl Locked<'_> {
-    /// Gives the lock to whoever waits for it, and takes it again.
-    fn let_others(&mut self) {
-        self.publish();
-        MutexGuard::bump(&mut self.state);
-    }
-
     fn publish(&self) {
         let (shard, state) = (self.shard, &*self.state);
         let store = |count: &AtomicU64, n: u64| count.store(n, Ordering::Relaxed);

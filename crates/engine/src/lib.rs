@@ -28,12 +28,14 @@
 //! There is nothing of Varnish in here, so all of it runs in tests against a cache that records.
 #![forbid(unsafe_code)]
 
+mod aside;
 mod bans;
 pub mod cache;
 pub mod clock;
 pub mod counters;
 pub mod cutoff;
 mod engine;
+mod fair;
 pub mod fence;
 pub mod headers;
 pub mod index;

@@ -914,7 +914,7 @@ proptest! {
                     if !objects.is_empty() {
                         let (id, ..) = objects.swap_remove(which.index(objects.len()));
                         world.cache.objects.borrow_mut().remove(&id);
-                        world.engine.expired(id);
+                        world.engine.expired(id, false);
                     }
                 }
                 Step::Pass { ms } => world.pass(Duration::from_millis(ms)),
@@ -943,7 +943,7 @@ proptest! {
         }
         // Nothing is left of what has gone.
         for (id, ..) in objects {
-            world.engine.expired(id);
+            world.engine.expired(id, false);
         }
         let counts = world.engine.index().counts();
         prop_assert_eq!((counts.objects, counts.keys, counts.pairs), (0, 0, 0));

@@ -51,7 +51,7 @@ fn walk(index: &Index, max: usize) -> Vec<(ObjectId, Time)> {
         cursor = index.walk(from, max, &mut |object, started| {
             seen.push((object, started))
         });
-        assert!(seen.len() - before <= max.clamp(1, SLICE));
+        assert!(seen.len() - before <= max.clamp(1, 64));
     }
     seen
 }

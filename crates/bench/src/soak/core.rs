@@ -204,7 +204,7 @@ impl Soak {
         }
         for object in self.cache.dead.take() {
             let begin = Instant::now();
-            self.engine.expired(object);
+            self.engine.expired(object, false);
             self.insert();
             self.samples[REPLACE].push(begin.elapsed());
             self.replaced += 1;
