@@ -163,6 +163,27 @@ ph_ctx_server_ip(const struct vrt_ctx *ctx)
 	return (VRT_IP_string(ctx, ip));
 }
 
+int
+ph_ctx_digest(const struct vrt_ctx *ctx, uint8_t digest[PH_DIGEST_BYTES])
+{
+
+	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
+	if (ctx->method & (VCL_MET_HIT | VCL_MET_MISS | VCL_MET_PASS | VCL_MET_PIPE | VCL_MET_PURGE |
+	    VCL_MET_DELIVER | VCL_MET_SYNTH)) {
+		CHECK_OBJ_NOTNULL(ctx->req, REQ_MAGIC);
+		assert(sizeof ctx->req->digest == PH_DIGEST_BYTES);
+		memcpy(digest, ctx->req->digest, PH_DIGEST_BYTES);
+		return (1);
+	}
+	if (ctx->bo != NULL) {
+		CHECK_OBJ(ctx->bo, BUSYOBJ_MAGIC);
+		assert(sizeof ctx->bo->digest == PH_DIGEST_BYTES);
+		memcpy(digest, ctx->bo->digest, PH_DIGEST_BYTES);
+		return (1);
+	}
+	return (0);
+}
+
 const char *
 ph_ctx_blob_text(const struct vrt_ctx *ctx, const void *bytes, size_t len)
 {

@@ -61,6 +61,12 @@ const char *ph_ctx_host(const struct vrt_ctx *ctx);
 const char *ph_ctx_server_ip(const struct vrt_ctx *ctx);
 
 /*
+ * What vcl_hash made of this request, or in backend VCL of the one that it fetches for. Returns 0
+ * before vcl_hash and where there is no request.
+ */
+int ph_ctx_digest(const struct vrt_ctx *ctx, uint8_t digest[PH_DIGEST_BYTES]);
+
+/*
  * The text that VCL makes of a BLOB of these bytes, on ctx's workspace; NULL if that is full.
  */
 const char *ph_ctx_blob_text(const struct vrt_ctx *ctx, const void *bytes, size_t len);

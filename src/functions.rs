@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use powderhorn_engine::{CheckError, headers, keys};
 use powderhorn_node::purge::{Ban, BanField, BanOperator, BanTest, Host, Keys};
-use powderhorn_node::{MessageIds, Outcome, Purge};
+use powderhorn_node::{IdText, IssueError, MessageIds, Outcome, Purge, PurgeError};
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
 
@@ -22,9 +22,6 @@ const VERSION_BYTES: &[u8] = concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes()
 
 /// Most bytes of keys that one call takes: some hundred thousand keys, and a thousand datagrams.
 const KEYS_BYTES_MAX: usize = 1 << 20;
-
-/// Room for an id: `node.stamp.random:seq`, and `-seq` where one purge is several messages.
-const ID_BYTES_MAX: usize = 16 + 1 + 16 + 1 + 16 + 1 + 20 + 1 + 20;
 
 pub fn start(ctx: &Ctx<'_>, vcl: Option<&VclState>, config: &CStr) -> Result<(), Problem> {
     if !shim::ctx_in_init(ctx.raw) {
@@ -52,6 +49,16 @@ pub fn url_digest(ctx: &Ctx<'_>, url: &CStr, host: &CStr) -> Result<ObjectDigest
     Ok(host::url_digest(url, &host))
 }
 
+pub fn hash_digest(ctx: &Ctx<'_>, hash: &CStr) -> Result<ObjectDigest, Problem> {
+    match hash.to_bytes() {
+        b"req.hash" => shim::ctx_digest(ctx.raw)
+            .ok_or_else(|| "there is no req.hash before vcl_hash, nor without a request".into()),
+        text => blob::digest(text).ok_or_else(|| {
+            "the hash is not set or not a BLOB of 32 bytes: give it req.hash".into()
+        }),
+    }
+}
+
 /// A string that must be there: falling back to something else would purge another object than was
 /// meant.
 fn given<'a>(text: &'a CStr, what: &str) -> Result<&'a [u8], Problem> {
@@ -71,13 +78,6 @@ fn host_of_request(ctx: &Ctx<'_>) -> Result<Vec<u8>, Problem> {
         Some(host) => Ok(host::normalise_host(&host)),
         None => shim::ctx_server_ip(ctx.raw)
             .ok_or_else(|| "there is no request to take the host from".into()),
-    }
-}
-
-pub fn digest_purge(digest: ObjectDigest, soft: bool) -> Purge {
-    match soft {
-        true => Purge::SoftDigest(digest),
-        false => Purge::Digest(digest),
     }
 }
 
@@ -171,7 +171,35 @@ pub fn overtaken(ctx: &Ctx<'_>) -> Result<bool, Problem> {
     Ok(engine::overtaken(engine, ctx.raw).ok_or("only possible in vcl_backend_response")?)
 }
 
-/// Sends purges that belong together to the fleet, then applies them here.
+/// Applies a purge of one object here and sends it to the fleet.
+pub fn purge_digest(
+    ctx: &Ctx<'_>,
+    digest: ObjectDigest,
+    soft: bool,
+) -> Result<VCL_STRING, Problem> {
+    let node = runtime::node().map_err(|e| e.to_string())?;
+    let worker = shim::ctx_worker(ctx.raw).ok_or("only possible while a request is handled")?;
+    let purge = match soft {
+        true => Purge::SoftDigest(digest),
+        false => Purge::Digest(digest),
+    };
+    let id = Space::take(ctx, IdText::BYTES_MAX)?;
+    // It takes some microseconds and cannot fail, but for a cache that shuts down.
+    let outcome = apply::apply_issued(worker, std::slice::from_ref(&purge));
+    if outcome != Outcome::Applied {
+        return Err(Problem::Log("the cache shuts down".to_owned()));
+    }
+    let issued = node.issue_applied(purge).map_err(here_only)?;
+    Ok(id.fill(MessageIds::from(issued).text().as_str().as_bytes()))
+}
+
+/// What was to be sent and was only applied here.
+fn here_only(error: IssueError) -> Problem {
+    Problem::Log(format!("applied on this node only: {error}"))
+}
+
+/// Sends purges that belong together to the fleet, then applies them here. If they cannot be sent
+/// now they are applied here all the same.
 pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
     let engine = engine::get().map_err(|e| e.to_string())?;
@@ -183,11 +211,16 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
             CheckError::TooManyBans { .. } => Problem::Log(error.to_string()),
         })?;
     }
-    let id = Space::take(ctx, ID_BYTES_MAX)?;
-    let ticket = node
-        .issue_all(purges.clone())
-        .map_err(|e| Problem::Log(e.to_string()))?;
-    let text = ticket.ids().to_string();
+    let id = Space::take(ctx, IdText::BYTES_MAX)?;
+    let ticket = match node.issue_all(purges.clone()) {
+        Ok(ticket) => ticket,
+        Err(error @ (IssueError::Refused(PurgeError::Busy) | IssueError::Stopping)) => {
+            apply::apply_issued(worker, &purges);
+            return Err(here_only(error));
+        }
+        Err(error) => return Err(Problem::Log(error.to_string())),
+    };
+    let text = ticket.ids().text();
     // Should this panic, the ticket is dropped and the apply thread does it.
     let outcome = apply::apply_issued(worker, &purges);
     ticket.complete(outcome);
@@ -206,7 +239,7 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
     if purges.contains(&Purge::SoftEverything) {
         node.wake_applier();
     }
-    Ok(id.fill(text.as_bytes()))
+    Ok(id.fill(text.as_str().as_bytes()))
 }
 
 pub fn digest(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {

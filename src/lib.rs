@@ -44,7 +44,7 @@ mod powderhorn {
 
     use crate::call::call;
     use crate::runtime::{self, VclState};
-    use crate::{blob, functions, shim};
+    use crate::{functions, shim};
 
     /// Remembers each VCL's config from its load on; starts the runtime when a VCL becomes warm.
     #[event]
@@ -93,23 +93,23 @@ mod powderhorn {
     ) -> Result<VCL_STRING, VclError> {
         call(ctx, "purge", |ctx| {
             let digest = functions::url_digest(ctx, url, host)?;
-            functions::purge(ctx, vec![functions::digest_purge(digest, soft)])
+            functions::purge_digest(ctx, digest, soft)
         })
     }
 
     /// Purges the object with this hash on every node, and returns the purge's id.
     ///
-    /// Takes the BLOB `req.hash`, whatever `vcl_hash` made it from. (The argument is declared as
-    /// a STRING because the bindings know no BLOB; VCL makes `:base64:` of a BLOB.)
+    /// Takes the BLOB `req.hash`, whatever `vcl_hash` made it from, and by default ("req.hash")
+    /// that of this request: then it is for what comes after `vcl_hash`. (The argument is declared
+    /// as a STRING because the bindings know no BLOB; VCL makes `:base64:` of a BLOB.)
     pub unsafe fn purge_hash(
         ctx: &mut Ctx,
-        hash: &CStr,
+        #[default("req.hash")] hash: &CStr,
         #[default(false)] soft: bool,
     ) -> Result<VCL_STRING, VclError> {
         call(ctx, "purge_hash", |ctx| {
-            let digest = blob::digest(hash.to_bytes())
-                .ok_or("the hash is not set or not a BLOB of 32 bytes: give it req.hash")?;
-            functions::purge(ctx, vec![functions::digest_purge(digest, soft)])
+            let digest = functions::hash_digest(ctx, hash)?;
+            functions::purge_digest(ctx, digest, soft)
         })
     }
 

@@ -723,6 +723,15 @@ pub fn ctx_server_ip(ctx: &vrt_ctx) -> Option<Vec<u8>> {
     }
 }
 
+/// What vcl_hash made of this request, or in backend VCL of the one that is fetched for; `None` before
+/// vcl_hash and where there is no request.
+pub fn ctx_digest(ctx: &vrt_ctx) -> Option<[u8; 32]> {
+    let mut digest = [0; raw::PH_DIGEST_BYTES as usize];
+    // SAFETY: `ctx` is the live context of a VCL call, and as many bytes as there are are written.
+    let known = unsafe { raw::ph_ctx_digest(ctx_ptr(ctx), digest.as_mut_ptr()) };
+    (known != 0).then_some(digest)
+}
+
 /// The text that VCL makes of a BLOB of these bytes.
 pub fn ctx_blob_text(ctx: &vrt_ctx, bytes: &[u8]) -> Option<Vec<u8>> {
     // SAFETY: `ctx` is the live context of a VCL call; the bytes are only read during the call.

@@ -19,7 +19,8 @@
 # Objects get two more headers: raise http_max_hdr where responses have nearly as many as it allows.
 #
 # A purge asks for the object that the same GET would get. So include this file after code in your
-# vcl_recv that changes req.url or a header that your vcl_hash uses, and before code that returns.
+# vcl_recv that changes req.url or a header that your vcl_hash uses, and before code that returns,
+# in vcl_recv and in vcl_pass.
 # Whatever your vcl_synth adds to all answers goes before the include, too.
 #
 # Answers to a PURGE, as text:
@@ -38,24 +39,28 @@ sub vcl_recv {
 		set req.http.Host = regsub(req.http.Host.lower(), ":(80|443)$", "");
 	}
 
-	# Ours alone: it carries the id from vcl_purge to vcl_synth.
+	# Ours alone: it carries the id from vcl_pass to vcl_synth.
 	unset req.http.X-Powderhorn-Id;
 
 	if (req.method == "PURGE") {
 		if (client.ip !~ powderhorn_purgers) {
 			return (synth(405, "Not allowed to purge"));
 		}
-		return (purge);
+		# To vcl_pass, by when vcl_hash has said which object is meant.
+		return (pass);
 	}
 }
 
-sub vcl_purge {
-	# Varnish has just purged the object here, by req.hash; the rest of the fleet follows.
-	set req.http.X-Powderhorn-Id = powderhorn.purge_hash(req.hash);
-	if (req.http.X-Powderhorn-Id !~ ".") {
-		return (synth(503, "Purged on this node only"));
+sub vcl_pass {
+	# Asked once more: other code may pass a PURGE.
+	if (req.method == "PURGE" && client.ip ~ powderhorn_purgers) {
+		set req.http.X-Powderhorn-Id = powderhorn.purge_hash();
+		if (req.http.X-Powderhorn-Id == "") {
+			unset req.http.X-Powderhorn-Id;
+			return (synth(503, "Purged on this node only"));
+		}
+		return (synth(200, "Purged"));
 	}
-	return (synth(200, "Purged"));
 }
 
 # A fetch that began before a purge may bring the old content. What goes into the cache is then taken
@@ -101,7 +106,7 @@ sub vcl_deliver {
 sub vcl_synth {
 	if (req.method == "PURGE") {
 		set resp.http.Content-Type = "text/plain; charset=utf-8";
-		if (req.http.X-Powderhorn-Id ~ ".") {
+		if (req.http.X-Powderhorn-Id) {
 			set resp.http.X-Powderhorn-Id = req.http.X-Powderhorn-Id;
 			set resp.body = req.http.X-Powderhorn-Id + {"
 "};

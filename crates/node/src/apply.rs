@@ -114,10 +114,10 @@ impl Applier {
                 continue;
             }
             let wait = cache.idle().min(IDLE_MAX);
-            let mut core = shared.core.lock();
+            let core = shared.core.lock();
             if core.ready_count() == 0 && !shared.stopping() {
                 shared.applier_idle.store(true, Ordering::Relaxed);
-                shared.ready.wait_for(&mut core, wait);
+                shared.ready.wait_for(core, wait);
                 shared.applier_idle.store(false, Ordering::Relaxed);
             }
         }

@@ -25,6 +25,7 @@ mod events;
 #[cfg(feature = "test-hooks")]
 pub mod hooks;
 mod keys;
+mod lock;
 mod net;
 mod node;
 mod notices;
@@ -44,11 +45,11 @@ pub use crate::node::{IssueError, Node, StartError, Ticket, node_id};
 pub use crate::seal::{OpenError, SealError, Sealer};
 pub use crate::status::{Counter, DuplicateName, Notice, PeerStatus, SocketStatus, Status};
 pub use crate::sys::boot_clock;
-pub use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId};
+pub use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId, Text as IdText};
 pub use powderhorn_protocol::purge;
 pub use powderhorn_protocol::purge::Purge;
 pub use powderhorn_protocol::time::Time;
-pub use powderhorn_protocol::{Knowledge, Outcome};
+pub use powderhorn_protocol::{Knowledge, Outcome, PurgeError};
 
 /// This library's version.
 pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -22,6 +22,7 @@ use crate::config::{Config, PeerConfig};
 use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::keys::{KeyError, KeyFile, Keyring};
+use crate::lock::{Lock, Signal};
 use crate::net::{self, BindError, Socket};
 use crate::notices::Notices;
 use crate::runtime::Runtime;
@@ -71,9 +72,9 @@ pub(crate) struct SocketInfo {
 pub(crate) struct Shared {
     pub config: Config,
     pub node: NodeId,
-    pub core: Mutex<NodeCore>,
+    pub core: Lock<NodeCore>,
     /// Signalled when purges are ready for an idle applier.
-    pub ready: Condvar,
+    pub ready: Signal,
     pub applier_idle: AtomicBool,
     /// Wakes the runtime.
     pub wake: Notify,
@@ -249,6 +250,21 @@ impl Node {
         };
         self.shared.send_issued();
         Ok(ticket)
+    }
+
+    /// Issues a purge that the caller has applied to the local cache already. For those that take no
+    /// longer than sending does, as the fleet gets them later by that.
+    pub fn issue_applied(&self, purge: Purge) -> Result<MessageId, IssueError> {
+        if self.shared.stopping() {
+            return Err(IssueError::Stopping);
+        }
+        let mut core = self.shared.core.lock();
+        let now = sys::boot_clock();
+        let id = core.handle_purge(now, purge)?;
+        core.handle_applied(now, id, Outcome::Applied);
+        drop(core);
+        self.shared.send_issued();
+        Ok(id)
     }
 
     /// What applies the fleet's purges to the cache: for one thread, so there is one to be had.
@@ -440,8 +456,8 @@ fn prepare(
     };
     let shared = Shared {
         node,
-        core: Mutex::new(core),
-        ready: Condvar::new(),
+        core: Lock::new(core),
+        ready: Signal::new(),
         applier_idle: AtomicBool::new(false),
         wake: Notify::new(),
         counters: Counters::default(),

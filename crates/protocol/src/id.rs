@@ -58,6 +58,19 @@ impl MessageIds {
         }
     }
 
+    /// What [`fmt::Display`] writes.
+    pub fn text(&self) -> Text {
+        let mut text = Text::new();
+        text.stream(self.stream);
+        text.push(b':');
+        text.decimal(self.first);
+        if self.last != self.first {
+            text.push(b'-');
+            text.decimal(self.last);
+        }
+        text
+    }
+
     /// The ids, ascending.
     pub fn iter(&self) -> impl Iterator<Item = MessageId> + use<> {
         let stream = self.stream;
@@ -84,29 +97,80 @@ impl fmt::Display for NodeId {
 /// `node.stamp.random`, each in hexadecimal, e.g. `00c0ffee00c0ffee.19aa1b2c3d4.0123456789abcdef`.
 impl fmt::Display for StreamId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}.{:x}.{:016x}",
-            self.node, self.epoch.stamp, self.epoch.random
-        )
+        let mut text = Text::new();
+        text.stream(*self);
+        f.write_str(text.as_str())
     }
 }
 
 /// The stream, a colon and the sequence number in decimal.
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.stream, self.seq)
+        f.write_str(MessageIds::from(*self).text().as_str())
     }
 }
 
 /// A [`MessageId`], and for several a hyphen and the last sequence number.
 impl fmt::Display for MessageIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.stream, self.first)?;
-        if self.last != self.first {
-            write!(f, "-{}", self.last)?;
+        f.write_str(self.text().as_str())
+    }
+}
+
+/// The text of ids, written by hand: every purge's answer has one, and formatting it takes as long as
+/// half of the purge.
+#[derive(Clone, Debug)]
+pub struct Text {
+    bytes: [u8; Text::BYTES_MAX],
+    len: usize,
+}
+
+impl Text {
+    /// Longest text: `node.stamp.random:first-last`.
+    pub const BYTES_MAX: usize = 16 + 1 + 16 + 1 + 16 + 1 + 20 + 1 + 20;
+
+    fn new() -> Self {
+        Text {
+            bytes: [0; Text::BYTES_MAX],
+            len: 0,
         }
-        Ok(())
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        // Nothing but ASCII was written.
+        std::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+    }
+
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    fn digits(&mut self, mut number: u64, base: u64, count: usize) {
+        let digits = &mut self.bytes[self.len..self.len + count];
+        for digit in digits.iter_mut().rev() {
+            *digit = b"0123456789abcdef"[(number % base) as usize];
+            number /= base;
+        }
+        self.len += count;
+    }
+
+    fn stream(&mut self, stream: StreamId) {
+        let Epoch { stamp, random } = stream.epoch;
+        self.digits(stream.node.0, 16, 16);
+        self.push(b'.');
+        self.digits(stamp, 16, (16 - stamp.leading_zeros() as usize / 4).max(1));
+        self.push(b'.');
+        self.digits(random, 16, 16);
+    }
+
+    fn decimal(&mut self, number: u64) {
+        self.digits(
+            number,
+            10,
+            number.checked_ilog10().unwrap_or(0) as usize + 1,
+        );
     }
 }
 
@@ -255,6 +319,41 @@ mod tests {
             "a.b.c:7-7-7",
         ] {
             assert!(text.parse::<MessageIds>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_longest_and_the_shortest_ids_are_written_whole() {
+        let ids = |all: u64, first, last| MessageIds {
+            stream: StreamId {
+                node: NodeId(all),
+                epoch: Epoch {
+                    stamp: all,
+                    random: all,
+                },
+            },
+            first,
+            last,
+        };
+        let f = "f".repeat(16);
+        assert_eq!(
+            ids(u64::MAX, u64::MAX - 1, u64::MAX).to_string(),
+            format!("{f}.{f}.{f}:18446744073709551614-18446744073709551615")
+        );
+        let zeros = "0".repeat(16);
+        assert_eq!(ids(0, 0, 0).to_string(), format!("{zeros}.0.{zeros}:0"));
+        for stamp in (0..64).map(|bit| (1u64 << bit) - u64::from(bit % 3 == 0)) {
+            let id = StreamId {
+                epoch: Epoch { stamp, random: 1 },
+                ..StreamId::default()
+            };
+            let expected = format!("{zeros}.{stamp:x}.0000000000000001");
+            assert_eq!(id.to_string(), expected);
+            let id = MessageId {
+                stream: StreamId::default(),
+                seq: stamp,
+            };
+            assert!(id.to_string().ends_with(&format!(":{stamp}")));
         }
     }
 
