@@ -392,6 +392,43 @@ impl<S: Store, R: RngCore> Core<S, R> {
         Ok(ids)
     }
 
+    /// Holds again what an earlier life of this node held of a stream, all of which is in the store. It
+    /// is offered to peers under its old ids; what is young enough goes to the cache as well, and the
+    /// rest is skipped. Call it before anything is heard of the stream.
+    pub fn restore(&mut self, id: StreamId, held: &RangeSet) {
+        let too_old = self.store.last_born_before(id, self.born_min);
+        let newest = self.store.last_born_before(id, Time::NEVER);
+        let Some((first, last)) = held.first().zip(held.last()) else {
+            return;
+        };
+        let Some(stream) = self.stream(id) else {
+            return;
+        };
+        let young_from = too_old.map_or(first, |(seq, _)| seq + 1);
+        stream.top = stream.top.max(last);
+        stream.last_born = stream.last_born.max(newest.map(|(_, born)| born));
+        stream.note_young(young_from);
+        let mut ready = 0;
+        for range in held.iter() {
+            stream.known.insert_range(range.clone());
+            stream.held.insert_range(range.clone());
+            let young = young_from.max(*range.start())..=*range.end();
+            if !young.is_empty() {
+                ready += width(&young);
+                stream.ready.insert_range(young);
+            }
+        }
+        if ready > 0 {
+            self.ready.insert(id);
+            self.ready_count += ready;
+        }
+    }
+
+    /// What is held, for the node's next life.
+    pub fn into_store(self) -> S {
+        self.store
+    }
+
     /// Takes the cache's answer for a message in flight; any other id is ignored.
     pub fn handle_applied(&mut self, now: Time, id: MessageId, outcome: Outcome) {
         let Some(stream) = self.streams.get_mut(&id.stream) else {
