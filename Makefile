@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 # The targets share one cargo target folder, which they would only queue for.
 .NOTPARALLEL:
-.PHONY: help demo test test-canary build bench bench-engine bench-soak bench-soak-varnish lint shell clean
+.PHONY: help demo test test-canary build bench bench-engine bench-soak bench-soak-varnish sim lint shell clean
 
 DEBIAN13 := packaging/on-debian13.sh
 
@@ -40,6 +40,9 @@ bench-soak: build ## 100 million purges through decoder, core and engine
 
 bench-soak-varnish: build ## 10 million purges through two varnishds
 	$(call run_bench,soak-varnish)
+
+sim: build ## Draws what the protocol does, computed and simulated, to target/figures; ARGS=--quick
+	@$(DEBIAN13) sim $(ARGS); status=$$?; $(DEBIAN13) results; exit $$status
 
 lint: ## Formatting and clippy, warnings as errors
 	@$(DEBIAN13) lint

@@ -75,6 +75,9 @@ case $1 in
         export POWDERHORN_VMOD=$target/release/libvmod_powderhorn.so
         exec "$target/release/powderhorn-bench" "$2" --out "$target/bench" "${@:3}"
         ;;
+    sim)
+        exec "$target/release/powderhorn-sim" figures --out "$target/figures" "${@:2}"
+        ;;
     lint)
         shellcheck -x packaging/*.sh packaging/root/*.sh .ci/run
         cargo fmt --all --check

@@ -1,0 +1,86 @@
+//! The figures: each module draws one, with [`crate::plot`].
+
+use crate::plot::PlotError;
+use crate::scenario::ScenarioError;
+
+pub mod convergence;
+pub mod cost;
+pub mod exchange;
+pub mod incidents;
+pub mod latency;
+pub mod paper_recurrence;
+pub mod paper_runs;
+pub mod systems;
+
+/// How much work goes into a figure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Effort {
+    /// Seconds, for tests: fewer runs and nodes, the same curves.
+    Quick,
+    /// What is published.
+    Full,
+}
+
+impl Effort {
+    /// The first for [`Effort::Quick`], the second for [`Effort::Full`].
+    pub fn pick<T>(self, quick: T, full: T) -> T {
+        match self {
+            Effort::Quick => quick,
+            Effort::Full => full,
+        }
+    }
+}
+
+/// A figure could not be drawn.
+#[derive(Debug, thiserror::Error)]
+pub enum FigureError {
+    /// Its files could not be written.
+    #[error(transparent)]
+    Plot(#[from] PlotError),
+    /// Its scenario cannot be run.
+    #[error(transparent)]
+    Scenario(#[from] ScenarioError),
+}
+
+/// Which figures, and where to.
+#[derive(Clone, Debug, clap::Args)]
+pub struct FiguresArgs {
+    /// The folder that they go to
+    #[arg(long, default_value = "target/figures")]
+    out: std::path::PathBuf,
+    /// Seconds instead of minutes: fewer runs and nodes, the same curves
+    #[arg(long)]
+    quick: bool,
+    /// Only these, by name
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
+
+type Draw = fn(&std::path::Path, Effort) -> Result<(), FigureError>;
+
+const FIGURES: &[(&str, Draw)] = &[
+    ("convergence", convergence::draw),
+    ("exchange", exchange::draw),
+    ("paper-recurrence", paper_recurrence::draw),
+    ("latency", latency::draw),
+    ("incidents", incidents::draw),
+    ("paper-runs", paper_runs::draw),
+    ("cost", cost::draw),
+    ("systems", systems::draw),
+];
+
+/// Draws them.
+pub fn run(args: &FiguresArgs) -> Result<(), FigureError> {
+    let effort = if args.quick {
+        Effort::Quick
+    } else {
+        Effort::Full
+    };
+    for (name, draw) in FIGURES {
+        if args.only.is_empty() || args.only.iter().any(|only| only == name) {
+            eprintln!("{name}");
+            draw(&args.out, effort)?;
+        }
+    }
+    Ok(())
+}

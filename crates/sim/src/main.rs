@@ -1,0 +1,111 @@
+//! `powderhorn-sim`: runs scenarios and swarms, computes single points of the curves, sizes fleets and
+//! draws the figures.
+
+use std::io::IsTerminal;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use powderhorn_sim::converge::{self, ConvergeArgs};
+use powderhorn_sim::figures::{self, FiguresArgs};
+use powderhorn_sim::scenario::Scenario;
+use powderhorn_sim::size::{self, SizeArgs};
+use powderhorn_sim::swarm::{self, SwarmArgs};
+
+#[derive(Parser)]
+#[command(
+    name = "powderhorn-sim",
+    about = "What Powderhorn's protocol does, in virtual time and from a seed"
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs a scenario and prints what came of it as JSON; fails if a mark was missed
+    Run {
+        /// The TOML file
+        scenario: PathBuf,
+        /// Decides all chance
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Random fleets, random faults, then peace: each seed must end in agreement
+    Swarm(SwarmArgs),
+    /// One point of the seeds' and the paper's curves, as a line of JSON
+    Converge(ConvergeArgs),
+    /// What a fleet of this size costs and how fast it is
+    Size(SizeArgs),
+    /// Draws the figures
+    Figures(FiguresArgs),
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("powderhorn-sim: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Whether all was as it should be.
+fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
+    match command {
+        Command::Run { scenario, seed } => {
+            let read = Scenario::read(&scenario)?;
+            let bar = bar(1_000);
+            let (report, _) = read.run(seed, &mut |done| bar.set_position((done * 1e3) as u64))?;
+            bar.finish_and_clear();
+            println!("{}", serde_json::to_string_pretty(&report)?);
+            if !report.passed() {
+                let path = scenario.display();
+                eprintln!("failed; to see it again: powderhorn-sim run {path} --seed {seed}");
+            }
+            Ok(report.passed())
+        }
+        Command::Swarm(args) => {
+            let bar = bar(args.count());
+            let done = swarm::run(&args, &mut || bar.inc(1))?;
+            bar.finish_and_clear();
+            println!("{}", serde_json::to_string(&done)?);
+            for failure in &done.failures {
+                eprintln!(
+                    "seed {}: {}; to see it again: {}",
+                    failure.seed, failure.what, failure.replay
+                );
+            }
+            Ok(done.failures.is_empty())
+        }
+        Command::Converge(args) => {
+            println!("{}", converge::run(&args)?);
+            Ok(true)
+        }
+        Command::Size(args) => {
+            println!("{}", serde_json::to_string_pretty(&size::run(&args)?)?);
+            Ok(true)
+        }
+        Command::Figures(args) => {
+            figures::run(&args)?;
+            Ok(true)
+        }
+    }
+}
+
+/// A progress bar, which shows nothing where nobody looks.
+fn bar(steps: u64) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{bar:40} {percent}% {eta} left");
+    let bar = ProgressBar::new(steps);
+    match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

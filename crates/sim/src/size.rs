@@ -1,0 +1,345 @@
+//! What a fleet of some size costs, how fast it is, and which settings suit it.
+//!
+//! Traffic and latency come from a short run of the production core with as many nodes, or with 300 of a
+//! larger fleet; latency beyond that is by the paper's recurrence, which knows nothing of repeats and
+//! of gaps that are asked for at once, and so is the more pessimistic of the two.
+
+use std::time::Duration;
+
+use powderhorn_protocol::bounds::HELD_OVERHEAD_BYTES;
+use powderhorn_protocol::config::Config;
+use serde_json::{Value, json};
+
+use crate::figures::cost::{HELD_BYTES, Load, Measured, peers_bytes};
+use crate::recurrence::rounds_until;
+use crate::rounds::{Exchange, Start};
+
+/// Fleets that are simulated as they are.
+const SIMULATED_MAX: usize = 300;
+/// Largest fleet that is answered for.
+const NODES_MAX: usize = 10_000;
+/// Most peers that a node takes.
+const PEERS_MAX: usize = 4_096;
+/// Highest rate that is answered for, in purges/s.
+const RATE_MAX: f64 = 100_000.0;
+/// Highest loss that is answered for.
+const LOSS_MAX: f64 = 0.9;
+/// One way between two sites; between nodes where there is one site.
+const FAR: Duration = Duration::from_millis(40);
+const NEAR: Duration = Duration::from_millis(1);
+const DAY_S: f64 = 86_400.0;
+/// Bytes of a URL purge in the journal.
+const DISK_BYTES: f64 = 64.0;
+/// A URL purge as a repair, in bytes.
+const REPAIR_BYTES: f64 = 40.0;
+/// What the kernel charges to a socket's buffer for a small datagram.
+const SOCKET_DATAGRAM_BYTES: f64 = 1_700.0;
+const KIB: f64 = 1_024.0;
+const MIB: f64 = 1_024.0 * 1_024.0;
+
+/// Which fleet.
+#[derive(Clone, Debug, clap::Args)]
+pub struct SizeArgs {
+    /// Nodes, 2 to 10,000
+    #[arg(long)]
+    pub nodes: usize,
+    /// Sites that they are spread over, 1 to as many as there are nodes
+    #[arg(long, default_value_t = 1)]
+    pub sites: usize,
+    /// Purges per second in all of the fleet, up to 100,000
+    #[arg(long)]
+    pub rate: f64,
+    /// Share of datagrams that the network loses, 0 to 0.9
+    #[arg(long, default_value_t = 0.001)]
+    pub loss: f64,
+}
+
+/// Why that cannot be said. Nothing was computed.
+#[derive(Clone, Copy, Debug, PartialEq, thiserror::Error)]
+pub enum SizeError {
+    /// Too few or too many nodes.
+    #[error("--nodes must be 2 to {NODES_MAX}, not {0}")]
+    Nodes(usize),
+    /// No site, or more sites than nodes.
+    #[error("--sites must be 1 to {nodes}, the number of nodes, not {sites}")]
+    Sites {
+        /// As asked for.
+        sites: usize,
+        /// As asked for.
+        nodes: usize,
+    },
+    /// Not a rate.
+    #[error("--rate must be more than 0 and at most {RATE_MAX} purges a second, not {0}")]
+    Rate(f64),
+    /// Not a share, or one at which no fleet is of use.
+    #[error("--loss must be a share from 0 to {LOSS_MAX}, as 0.01 for 1 %, not {0}")]
+    Loss(f64),
+}
+
+impl SizeArgs {
+    fn check(&self) -> Result<(), SizeError> {
+        if !(2..=NODES_MAX).contains(&self.nodes) {
+            return Err(SizeError::Nodes(self.nodes));
+        }
+        if !(1..=self.nodes).contains(&self.sites) {
+            return Err(SizeError::Sites {
+                sites: self.sites,
+                nodes: self.nodes,
+            });
+        }
+        if !(self.rate > 0.0 && self.rate <= RATE_MAX) {
+            return Err(SizeError::Rate(self.rate));
+        }
+        if !(0.0..=LOSS_MAX).contains(&self.loss) {
+            return Err(SizeError::Loss(self.loss));
+        }
+        Ok(())
+    }
+
+    fn delay(&self) -> Duration {
+        if self.sites > 1 { FAR } else { NEAR }
+    }
+
+    /// A run of a few seconds: long enough for some rounds, short enough for some million events.
+    fn measure(&self) -> Measured {
+        let nodes = self.nodes.min(SIMULATED_MAX);
+        let load = Load {
+            nodes,
+            sites: self.sites.min(nodes),
+            rate: self.rate,
+            origins: nodes,
+            loss: self.loss,
+            delay: self.delay(),
+            lasts: Duration::from_secs_f64((2_000.0 / self.rate).clamp(0.2, 20.0)),
+            config: Config {
+                replay_window: 4_096,
+                ..Config::default()
+            },
+        };
+        load.measure(1)
+    }
+}
+
+/// Says it.
+pub fn run(args: &SizeArgs) -> Result<Value, SizeError> {
+    args.check()?;
+    let measured = args.measure();
+    let traffic = Traffic::new(args, &measured);
+    Ok(json!({
+        "fleet": {
+            "nodes": args.nodes,
+            "sites": args.sites,
+            "purges_per_second": args.rate,
+            "loss": args.loss,
+            "assumed": {
+                "one_way_ms_between_sites": args.delay().as_secs_f64() * 1e3,
+                "purges_are_issued": "at all nodes alike",
+                "a_purge_is_of": "a URL",
+            },
+        },
+        "latency": latency(args, &measured),
+        "network_of_a_node": traffic.json(),
+        "a_day": a_day(args),
+        "settings": settings(args, &traffic),
+        "warnings": warnings(args),
+    }))
+}
+
+fn latency(args: &SizeArgs, measured: &Measured) -> Value {
+    let round = |ms: f64| (ms * 10.0).round() / 10.0;
+    if args.nodes <= SIMULATED_MAX {
+        return json!({
+            "p50_ms": round(measured.p50_ms),
+            "p95_ms": round(measured.p95_ms),
+            "p99_ms": round(measured.p99_ms),
+            "by": format!("a run of the production core, {} nodes", measured.nodes),
+        });
+    }
+    let at = |share| round(latency_by_rounds_ms(args, share));
+    json!({
+        "p50_ms": at(0.5),
+        "p95_ms": at(0.95),
+        "p99_ms": at(0.99),
+        "by": "the paper's recurrence, push-pull, after one broadcast: at most this",
+    })
+}
+
+/// The way there, and as many rounds as it takes until no more than the rest lack a purge.
+fn latency_by_rounds_ms(args: &SizeArgs, share: f64) -> f64 {
+    let exchange = Exchange::real(args.nodes as u32, args.loss, true);
+    let rounds = rounds_until(exchange, Start::broadcast(), 1.0 - share, 100_000);
+    let rounds = rounds.map_or(f64::INFINITY, |rounds| rounds as f64);
+    // A repair is an answer to an answer.
+    let ways = if rounds > 0.0 { 3.0 } else { 1.0 };
+    let round = Config::default().round.as_secs_f64();
+    (rounds * round + ways * args.delay().as_secs_f64()) * 1e3
+}
+
+/// What one node sends and receives.
+struct Traffic {
+    datagrams_out: f64,
+    bytes_out: f64,
+    gossip_bytes: f64,
+    /// Of a node at which all of the fleet's purges are issued.
+    bytes_out_of_sole_issuer: f64,
+    loss: f64,
+}
+
+impl Traffic {
+    /// From the run; where it was of fewer nodes, a purge goes to more peers but is issued at each node
+    /// the less often, so what a node sends stays what it was.
+    fn new(args: &SizeArgs, measured: &Measured) -> Traffic {
+        let purge_datagrams = args.rate * (measured.nodes - 1) as f64 / measured.nodes as f64;
+        let datagram_bytes = measured.dissemination_bytes / purge_datagrams.max(1e-9);
+        let peers = (args.nodes - 1) as f64;
+        let gossip_bytes = measured.bytes - measured.dissemination_bytes;
+        Traffic {
+            datagrams_out: measured.datagrams,
+            bytes_out: measured.bytes,
+            gossip_bytes,
+            bytes_out_of_sole_issuer: args.rate * peers * datagram_bytes + gossip_bytes,
+            loss: args.loss,
+        }
+    }
+
+    fn json(&self) -> Value {
+        let bits = |bytes: f64| (bytes * 8.0).round();
+        json!({
+            "datagrams_out_per_second": (self.datagrams_out * 10.0).round() / 10.0,
+            "out_bits_per_second": bits(self.bytes_out),
+            "in_bits_per_second": bits(self.bytes_out * (1.0 - self.loss)),
+            "of_that_dissemination_bits_per_second": bits(self.bytes_out - self.gossip_bytes),
+            "of_that_gossip_bits_per_second": bits(self.gossip_bytes),
+            "out_bits_per_second_if_all_purges_are_issued_here": bits(self.bytes_out_of_sole_issuer),
+            "with": "seal, UDP and IPv4 headers",
+        })
+    }
+}
+
+fn a_day(args: &SizeArgs) -> Value {
+    let purges = args.rate * DAY_S;
+    json!({
+        "purges": purges.round(),
+        "memory_bytes_if_held_in_memory": (purges * HELD_BYTES).round(),
+        "disk_bytes": (purges * DISK_BYTES).round(),
+        "memory_bytes_for_peers": peers_bytes(args.nodes, replay_window(args)).round(),
+    })
+}
+
+fn setting(name: &str, value: impl Into<Value>, why: String) -> Value {
+    json!({ "name": name, "value": value.into(), "why": why })
+}
+
+fn settings(args: &SizeArgs, traffic: &Traffic) -> Vec<Value> {
+    let default = Config::default();
+    let (peer, all) = repair_budgets(args);
+    let held = args.rate * DAY_S * (HELD_OVERHEAD_BYTES as f64 + 34.0) * 1.25;
+    let held = held.clamp(256.0 * MIB, 64.0 * KIB * MIB);
+    let hours = held / (HELD_OVERHEAD_BYTES as f64 + 34.0) / args.rate / 3_600.0;
+    let socket = socket_bytes(traffic);
+    let window = replay_window(args);
+    vec![
+        setting(
+            "limits.round",
+            format!("{}ms", default.round.as_millis()),
+            "A lost purge is mended within about one round, and an idle node sends at most one datagram in \
+             it: the default suits all sizes."
+                .to_owned(),
+        ),
+        setting(
+            "limits.repair_bytes_peer",
+            format!("{}KiB", (peer / KIB).round()),
+            format!(
+                "A node that was away for an hour, {:.0} purges, has them all within about a minute.",
+                args.rate * 3_600.0
+            ),
+        ),
+        setting(
+            "limits.repair_bytes_all",
+            format!("{}KiB", (all / KIB).round()),
+            format!(
+                "Four nodes can recover at full speed at once, and repairs take {:.0} Mbit/s of a node at most.",
+                all / default.round.as_secs_f64() * 8.0 / 1e6
+            ),
+        ),
+        setting(
+            "limits.retention_bytes",
+            format!("{}MiB", (held / MIB).ceil()),
+            format!(
+                "{:.0} hours of purges at this rate, so that the retention of a day is {}.",
+                hours.min(1e6),
+                if hours >= 24.0 { "kept with a quarter to spare" } else { "not reached: the oldest go first" }
+            ),
+        ),
+        setting(
+            "limits.replay_window",
+            window,
+            format!(
+                "Two seconds of what one node sends to another if it issues all purges; {} for all peers.",
+                human_bytes(args.nodes.saturating_sub(1) as f64 * window as f64 / 8.0)
+            ),
+        ),
+        setting(
+            "limits.socket_bytes",
+            format!("{}MiB", (socket / MIB).round()),
+            "The kernel keeps all that arrives while the process pauses for a second.".to_owned(),
+        ),
+        setting(
+            "net.core.rmem_max",
+            socket as u64,
+            "The kernel grants no socket more than this, whatever limits.socket_bytes asks for; set \
+             net.core.wmem_max alike."
+                .to_owned(),
+        ),
+    ]
+}
+
+/// Bytes of repairs in a round: to one peer, to all. Some two exchanges a round help a node that was away.
+fn repair_budgets(args: &SizeArgs) -> (f64, f64) {
+    let default = Config::default();
+    let rounds = 60.0 / default.round.as_secs_f64();
+    let hour = args.rate * 3_600.0 * REPAIR_BYTES;
+    let wanted = hour / rounds / 2.0;
+    let step = 64.0 * KIB;
+    let most = 64.0 * MIB;
+    let peer = ((wanted / step).ceil() * step).clamp(default.repair_bytes_peer as f64, most);
+    (peer, peer * 4.0)
+}
+
+/// A power of two: what a peer may send in two seconds.
+fn replay_window(args: &SizeArgs) -> u64 {
+    let wanted = ((args.rate + 100.0) * 2.0).ceil() as u64;
+    wanted.next_power_of_two().clamp(1_024, 16_777_216)
+}
+
+fn socket_bytes(traffic: &Traffic) -> f64 {
+    let wanted = traffic.datagrams_out * SOCKET_DATAGRAM_BYTES;
+    let mib = (wanted / MIB).ceil().clamp(8.0, 1_024.0);
+    mib * MIB
+}
+
+fn human_bytes(bytes: f64) -> String {
+    match bytes {
+        bytes if bytes < MIB => format!("{:.0} KiB", bytes / KIB),
+        bytes => format!("{:.0} MiB", bytes / MIB),
+    }
+}
+
+fn warnings(args: &SizeArgs) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if args.nodes - 1 > PEERS_MAX {
+        warnings.push(format!(
+            "A node takes at most {PEERS_MAX} peers: a flat fleet of {} is the wrong shape.",
+            args.nodes
+        ));
+    }
+    if args.nodes > SIMULATED_MAX {
+        warnings.push(format!(
+            "Traffic is from a run of {SIMULATED_MAX} nodes; a larger fleet's digests are a little larger."
+        ));
+    }
+    if args.loss > 0.3 {
+        warnings.push("At such a loss find its cause first.".to_owned());
+    }
+    warnings
+}

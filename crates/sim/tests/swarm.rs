@@ -1,0 +1,40 @@
+//! The swarm: hundreds of random worlds end in agreement, runs are repeated by their seeds, and bugs that
+//! are planted on purpose are found.
+
+use powderhorn_sim::planted::Bug;
+use powderhorn_sim::swarm::{SwarmArgs, run};
+
+#[test]
+fn random_fleets_agree_after_random_faults() {
+    let done = run(&SwarmArgs::new((0, 400), None), &mut || ()).expect("repeated");
+    assert!(done.failures.is_empty(), "{:#?}", done.failures);
+    assert_eq!(done.seeds, 400);
+    assert!(done.purges > 50_000, "only {} purges", done.purges);
+}
+
+#[test]
+fn a_run_is_repeated_by_its_seed() {
+    let twice = |seeds| {
+        let one = run(&SwarmArgs::new(seeds, None), &mut || ()).expect("repeated");
+        let other = run(&SwarmArgs::new(seeds, None), &mut || ()).expect("repeated");
+        assert_eq!(one.trace, other.trace);
+        assert_eq!(one.events, other.events);
+        one.trace
+    };
+    assert_ne!(twice((1_000, 1_040)), twice((1_040, 1_080)));
+}
+
+#[test]
+fn each_planted_bug_is_found_within_a_thousand_seeds() {
+    for (bug, says) in [
+        (Bug::EpochReuse, "was given twice"),
+        (Bug::OverclaimedDigest, "claims to hold"),
+        (Bug::ForgottenInFlight, "no agreement"),
+    ] {
+        let done = run(&SwarmArgs::new((0, 1_000), Some(bug)), &mut || ()).expect("repeated");
+        let found = done.failures.first();
+        let found = found.unwrap_or_else(|| panic!("{bug:?} was not found"));
+        assert!(found.what.contains(says), "{bug:?}: {}", found.what);
+        assert!(found.replay.contains("--planted"), "{}", found.replay);
+    }
+}
