@@ -251,7 +251,7 @@ impl Fleet {
         let life = if reuse { 0 } else { node.life };
         let mut rng = StdRng::seed_from_u64(
             (self.seed ^ 0x5bd1_e995).wrapping_mul(1_000_003)
-                ^ ((index as u64) << 32 | u64::from(life)),
+                ^ (((index as u64) << 32) | u64::from(life)),
         );
         let wall_ms = WALL_START_MS + now.since(START).as_millis() as i64 + node.wall_ahead_ms;
         let stamp = u64::try_from(wall_ms).unwrap_or(0);
@@ -805,7 +805,7 @@ fn purge_of(number: u32) -> Purge {
 
 fn has(bits: &[u64], at: usize) -> bool {
     bits.get(at / 64)
-        .is_some_and(|word| word >> (at % 64) & 1 == 1)
+        .is_some_and(|word| (word >> (at % 64)) & 1 == 1)
 }
 
 fn set(bits: &mut Vec<u64>, at: usize) {

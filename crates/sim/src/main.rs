@@ -1,7 +1,7 @@
 //! `powderhorn-sim`: runs scenarios and swarms, computes single points of the curves, sizes fleets and
 //! draws the figures.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -62,7 +62,7 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
             let bar = bar(1_000);
             let (report, _) = read.run(seed, &mut |done| bar.set_position((done * 1e3) as u64))?;
             bar.finish_and_clear();
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            say(&serde_json::to_string_pretty(&report)?)?;
             if !report.passed() {
                 let path = scenario.display();
                 eprintln!("failed; to see it again: powderhorn-sim run {path} --seed {seed}");
@@ -73,7 +73,7 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
             let bar = bar(args.count());
             let done = swarm::run(&args, &mut || bar.inc(1))?;
             bar.finish_and_clear();
-            println!("{}", serde_json::to_string(&done)?);
+            say(&serde_json::to_string(&done)?)?;
             for failure in &done.failures {
                 eprintln!(
                     "seed {}: {}; to see it again: {}",
@@ -83,17 +83,25 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
             Ok(done.failures.is_empty())
         }
         Command::Converge(args) => {
-            println!("{}", converge::run(&args)?);
+            say(&converge::run(&args)?.to_string())?;
             Ok(true)
         }
         Command::Size(args) => {
-            println!("{}", serde_json::to_string_pretty(&size::run(&args)?)?);
+            say(&serde_json::to_string_pretty(&size::run(&args)?)?)?;
             Ok(true)
         }
         Command::Figures(args) => {
             figures::run(&args)?;
             Ok(true)
         }
+    }
+}
+
+/// Prints a line. Whoever stopped reading does not want it.
+fn say(line: &str) -> std::io::Result<()> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other,
     }
 }
 

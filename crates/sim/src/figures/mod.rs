@@ -40,6 +40,9 @@ pub enum FigureError {
     /// Its scenario cannot be run.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
+    /// There is none of that name. Nothing was drawn.
+    #[error("--only {0}: no such figure; there are {known}", known = names())]
+    Unknown(String),
 }
 
 /// Which figures, and where to.
@@ -69,8 +72,17 @@ const FIGURES: &[(&str, Draw)] = &[
     ("systems", systems::draw),
 ];
 
+fn names() -> String {
+    let names: Vec<&str> = FIGURES.iter().map(|(name, _)| *name).collect();
+    names.join(", ")
+}
+
 /// Draws them.
 pub fn run(args: &FiguresArgs) -> Result<(), FigureError> {
+    let known = |only: &String| FIGURES.iter().any(|(name, _)| name == only);
+    if let Some(unknown) = args.only.iter().find(|only| !known(only)) {
+        return Err(FigureError::Unknown(unknown.clone()));
+    }
     let effort = if args.quick {
         Effort::Quick
     } else {

@@ -139,7 +139,7 @@ fn latencies<'a>(title: String, outcomes: impl Iterator<Item = &'a Outcome>) -> 
         Axis::log("latency, ms", 1.0, 1e6),
         Axis::log("share of deliveries that are later", 1e-6, 1.0),
     );
-    panel.legend = Corner::TopRight;
+    panel.legend = Corner::BottomLeft;
     let mut series: Vec<Series> = outcomes.map(later).collect();
     // Ours is drawn over the others.
     series.reverse();

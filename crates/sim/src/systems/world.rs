@@ -160,7 +160,7 @@ impl<S: System> Run for World<S> {
         }
         let message = self.issued.len() as Message;
         let others = (0..self.caches).filter(|other| *other != node && self.up[*other]);
-        let missing = others.fold(0, |bits, other| bits | 1 << other);
+        let missing = others.fold(0, |bits, other| bits | (1 << other));
         let at = self.out.now;
         self.issued.push(Issued { at, missing });
         self.system.issue(node, message, &mut self.out);
