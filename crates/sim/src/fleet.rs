@@ -17,9 +17,7 @@ use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::time::Time;
-use powderhorn_protocol::{
-    Core, Delivery, Identity, Knowledge, Outcome, PeerId, PurgeError, To, Transmit,
-};
+use powderhorn_protocol::{Core, Delivery, Identity, Outcome, PeerId, PurgeError, To, Transmit};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -813,9 +811,4 @@ fn set(bits: &mut Vec<u64>, at: usize) {
         bits.resize(at / 64 + 1, 0);
     }
     bits[at / 64] |= 1 << (at % 64);
-}
-
-/// Whether a core says that it has applied a message.
-pub fn has_seen(core: &Core<MemoryStore, StdRng>, id: MessageId) -> bool {
-    core.knows(id) == Knowledge::Seen
 }

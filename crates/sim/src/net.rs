@@ -219,12 +219,6 @@ impl Network {
         }
     }
 
-    /// Whether datagrams from one node to the other are cut off.
-    pub fn is_cut(&self, from: usize, to: usize) -> bool {
-        let mut rules = self.rules.values();
-        rules.any(|(pairs, change)| change.cut && pairs.has(from, to))
-    }
-
     /// What becomes of a datagram of so many bytes of plaintext that is sent now.
     pub fn send(
         &mut self,

@@ -242,6 +242,25 @@ pub struct Check {
     pub source: String,
 }
 
+impl Check {
+    /// See the fields.
+    pub fn new(
+        what: impl Into<String>,
+        unit: &str,
+        ours: f64,
+        reference: f64,
+        source: &str,
+    ) -> Self {
+        Check {
+            what: what.into(),
+            unit: unit.to_owned(),
+            ours,
+            reference,
+            source: source.to_owned(),
+        }
+    }
+}
+
 /// A picture and its numbers.
 #[derive(Clone, Debug)]
 pub struct Figure {

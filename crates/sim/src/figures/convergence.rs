@@ -233,12 +233,8 @@ fn spread() -> Panel {
 }
 
 fn checks(lossless: &Summary, half: &Summary) -> Vec<Check> {
-    let percent = |what: &str, ours: f64, reference: f64, source: &str| Check {
-        what: what.to_owned(),
-        unit: "%".to_owned(),
-        ours,
-        reference,
-        source: source.to_owned(),
+    let percent = |what: &str, ours: f64, reference: f64, source: &str| {
+        Check::new(what, "%", ours, reference, source)
     };
     let mut checks = vec![
         percent(

@@ -269,13 +269,7 @@ pub fn coverage_percent(exchange: Exchange, start: Start, rounds: u64) -> f64 {
 fn checks() -> Vec<Check> {
     let mut checks = Vec::new();
     let mut check = |what: String, unit: &str, ours: f64, reference: f64, source: &str| {
-        checks.push(Check {
-            what,
-            unit: unit.to_owned(),
-            ours,
-            reference,
-            source: source.to_owned(),
-        });
+        checks.push(Check::new(what, unit, ours, reference, source));
     };
     let one = Start::holders(1.0);
     for (percent, one_leg, three_legs, broadcast) in TABLE {

@@ -158,13 +158,7 @@ fn later_than(measured: &[(&Place, Histogram)]) -> Panel {
 fn checks(report: &Report, record: &Recorder, measured: &[(&Place, Histogram)]) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut check = |what: String, unit: &str, ours: f64, reference: f64, source: &str| {
-        checks.push(Check {
-            what,
-            unit: unit.to_owned(),
-            ours,
-            reference,
-            source: source.to_owned(),
-        });
+        checks.push(Check::new(what, unit, ours, reference, source));
     };
     for (place, got) in measured {
         let p95 = got.quantile_ms(0.95);

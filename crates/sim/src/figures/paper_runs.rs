@@ -537,13 +537,7 @@ fn bursts_figure(effort: Effort) -> Figure {
 fn burst_checks(of_the_paper: &[BurstsSeen; 2], slow: &[BurstsSeen; 2]) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut check = |what: String, unit: &str, ours: f64, reference: f64, source: &str| {
-        checks.push(Check {
-            what,
-            unit: unit.to_owned(),
-            ours,
-            reference,
-            source: source.to_owned(),
-        });
+        checks.push(Check::new(what, unit, ours, reference, source));
     };
     let steady = format!("{PAPER}, Fig. 14: throughput stays steady with the limit");
     let not_limited = "the same run without a limit";

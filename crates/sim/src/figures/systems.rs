@@ -216,13 +216,7 @@ fn fit(panel: &mut Panel, label: &str) {
 fn checks(outcomes: &[Outcome], head_of_line: &[(&'static str, HeadOfLine); 3]) -> Vec<Check> {
     let mut checks = Vec::new();
     let mut check = |what: String, unit: &str, ours: f64, reference: f64, source: &str| {
-        checks.push(Check {
-            what,
-            unit: unit.to_owned(),
-            ours,
-            reference,
-            source: source.to_owned(),
-        });
+        checks.push(Check::new(what, unit, ours, reference, source));
     };
     for (how, got) in head_of_line {
         let what = |of: &str| format!("one packet of 1,000/s lost 200 ms away, {how}: {of}");
