@@ -117,8 +117,8 @@ impl fmt::Display for MessageIds {
     }
 }
 
-/// The text of ids, written by hand: every purge's answer has one, and formatting it takes as long as
-/// half of the purge.
+/// The text of ids, written by hand: every purge's answer has one, and formatting it took a seventh of
+/// the purge.
 #[derive(Clone, Debug)]
 pub struct Text {
     bytes: [u8; Text::BYTES_MAX],
