@@ -35,38 +35,52 @@ impl<T> Fair<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     use std::time::{Duration, Instant};
 
     #[test]
     fn whoever_waits_gets_the_lock_at_the_next_lending() {
         let lock = Fair::new(0_u64);
-        let waiting = AtomicU64::new(0);
+        // Whose turn it is to wait, and who waits.
+        let (turn, waiting) = (AtomicU64::new(0), AtomicU64::new(0));
+        let done = AtomicBool::new(false);
+        let end = Instant::now() + Duration::from_secs(20);
         std::thread::scope(|scope| {
+            // On a busy machine: else whoever is woken may be quicker than who lends, by luck.
+            for _ in 0..2 * std::thread::available_parallelism().map_or(2, usize::from) {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) && Instant::now() < end {
+                        std::hint::spin_loop();
+                    }
+                });
+            }
+            let (lock, turn, waiting) = (&lock, &turn, &waiting);
             let mut held = lock.lock();
-            scope.spawn(|| {
-                for _ in 0..100 {
-                    waiting.fetch_add(1, Ordering::SeqCst);
-                    *lock.lock() += 1;
+            scope.spawn(move || {
+                for n in 1..=100 {
+                    while turn.load(Ordering::SeqCst) < n {
+                        std::thread::yield_now();
+                    }
+                    waiting.store(n, Ordering::SeqCst);
+                    *lock.lock() = n;
                 }
             });
-            let end = Instant::now() + Duration::from_secs(20);
             let mut lent = 0;
-            while *held < 100 {
-                assert!(
-                    Instant::now() < end,
-                    "{} of 100 after {lent} lendings",
-                    *held
-                );
-                // Until the other one is at the gate, or about to be.
-                while waiting.load(Ordering::SeqCst) == *held && *held < 100 {
+            for n in 1..=100 {
+                turn.store(n, Ordering::SeqCst);
+                while waiting.load(Ordering::SeqCst) < n {
                     std::thread::yield_now();
                 }
-                std::thread::sleep(Duration::from_millis(1));
-                drop(held);
-                held = lock.lock();
-                lent += 1;
+                // It is at the gate, or about to be.
+                while *held < n {
+                    assert!(Instant::now() < end, "{n} of 100 after {lent} lendings");
+                    std::thread::sleep(Duration::from_millis(1));
+                    drop(held);
+                    held = lock.lock();
+                    lent += 1;
+                }
             }
+            done.store(true, Ordering::Relaxed);
             assert!(lent <= 150, "{lent} lendings for 100 turns");
         });
     }
