@@ -20,6 +20,7 @@ use crate::id::{Epoch, MessageId, MessageIds, NodeId, StreamId};
 use crate::peer::{Peer, PeerId, Session};
 use crate::purge::Purge;
 use crate::ranges::{RangeSet, width};
+use crate::roster::Roster;
 use crate::session::{ReplayWindow, SessionId};
 use crate::stats::Stats;
 use crate::store::{Fetch, Held, Store};
@@ -33,6 +34,12 @@ const LINGER_ROUNDS: u64 = 1_000;
 
 /// Messages evicted of one stream before the next oldest is looked at.
 const EVICT_BATCH_MAX: u64 = 64;
+
+/// How long a silent peer has to answer challenges before it is held to be down.
+const PATIENCE: Duration = Duration::from_millis(PEER_SILENT_MIN.as_millis() as u64 / 2);
+
+/// Rounds between two looks for node ids that are used twice.
+const DUPLICATES_ONE_IN: u64 = 20;
 
 /// How often a peer that has fallen silent is challenged.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
@@ -213,6 +220,8 @@ pub struct Core<S, R> {
     pub(crate) rng: R,
     pub(crate) streams: BTreeMap<StreamId, Stream>,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
+    /// The same peers by what they are at the moment.
+    roster: Roster,
     counter: u64,
     pub(crate) round: u64,
     next_round: Time,
@@ -278,6 +287,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             rng,
             streams: BTreeMap::from([(own, Stream::new(0))]),
             peers: BTreeMap::new(),
+            roster: Roster::default(),
             counter: 0,
             round: 0,
             next_round: now,
@@ -311,13 +321,16 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let nonce = self.nonce();
         let mut state = Peer::new(own_site, nonce, now);
         state.challenge_now = true;
+        self.roster.add(peer, &state);
         self.peers.insert(peer, state);
         self.control.insert(peer);
     }
 
     /// Forgets a peer. What it issued stays held until it expires.
     pub fn remove_peer(&mut self, peer: PeerId) {
-        self.peers.remove(&peer);
+        if let Some(state) = self.peers.remove(&peer) {
+            self.roster.remove(peer, &state);
+        }
         self.control.remove(&peer);
         self.repairing.remove(&peer);
         self.solicits.remove(&peer);
@@ -531,6 +544,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 Frame::Unknown { .. } => self.stats.frames_unknown += 1,
             }
         }
+        let quiet = self.quiet();
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
@@ -540,7 +554,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if live {
             peer.heard = Some(now);
             if !peer.up {
-                peer.up = true;
+                self.roster.set_up(from, peer, true);
+                self.roster.check(from, peer, now + quiet);
                 self.emit(Event::PeerUp(from));
             }
         } else if peer
@@ -562,14 +577,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
         counter: u64,
     ) -> bool {
         // A session lives at one address. An echo that comes by way of another was turned there.
-        let elsewhere = |(&id, peer): (&PeerId, &Peer)| {
-            let same = peer
-                .session
-                .as_ref()
-                .is_some_and(|session| session.id == sender);
-            id != from && peer.up && same
-        };
-        if self.peers.iter().any(elsewhere) {
+        let elsewhere = |id| id != from && self.peers.get(&id).is_some_and(|peer| peer.up);
+        if self.roster.with_session(sender).any(elsewhere) {
             return false;
         }
         let next_nonce = self.nonce();
@@ -583,10 +592,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
             peer.sample_rtt(now.since(sent));
         }
         peer.challenges_sent = 0;
-        let restarted = peer
-            .session
-            .as_ref()
-            .is_some_and(|old| old.id.node == sender.node);
+        let before = peer.session.as_ref().map(|session| session.id);
+        let restarted = before.is_some_and(|before| before.node == sender.node);
+        self.roster.prove(from, before, sender);
         let window = ReplayWindow::new(size, counter);
         peer.session = Some(Session {
             id: sender,
@@ -962,19 +970,24 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
     }
 
+    /// A peer not heard for longer than this is challenged: twice the time in which it gossips to each of
+    /// its peers once.
+    fn quiet(&self) -> Duration {
+        let round = self.config.round.saturating_mul(2);
+        let gossip = round.saturating_mul(self.peers.len() as u32);
+        gossip.max(PATIENCE)
+    }
+
     fn check_peers(&mut self, now: Time) {
-        let patience = PEER_SILENT_MIN / 2;
-        let gossip = self
-            .config
-            .round
-            .saturating_mul(2)
-            .saturating_mul(self.peers.len() as u32);
-        let quiet = patience.max(gossip);
+        let quiet = self.quiet();
         let mut events = Vec::new();
-        for (&id, peer) in &mut self.peers {
+        for id in self.roster.due(now) {
+            let Some(peer) = self.peers.get_mut(&id) else {
+                continue;
+            };
             let silence = peer.heard.map_or(Duration::MAX, |heard| now.since(heard));
-            if peer.up && silence > quiet + patience {
-                peer.up = false;
+            if peer.up && silence > quiet + PATIENCE {
+                self.roster.set_up(id, peer, false);
                 peer.challenge_interval = CHALLENGE_INTERVAL_MIN;
                 events.push(Event::PeerDown(id));
             }
@@ -988,17 +1001,30 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 peer.challenge_interval = (peer.challenge_interval * 2).min(CHALLENGE_INTERVAL_MAX);
                 self.control.insert(id);
             }
+            let next = match peer.heard.filter(|_| peer.up) {
+                Some(heard) if silence <= quiet => heard + quiet,
+                Some(heard) => peer.challenge_due.min(heard + quiet + PATIENCE),
+                None => peer.challenge_due,
+            };
+            self.roster.check(id, peer, next);
         }
-        // Two peers with one node id that were both heard after the other was proven both live.
-        let mut by_node: BTreeMap<NodeId, Vec<PeerId>> = BTreeMap::new();
-        if self.round % 20 == 0 {
-            for (&id, peer) in self.peers.iter().filter(|(_, peer)| peer.up) {
-                if let Some(session) = &peer.session {
-                    by_node.entry(session.id.node).or_default().push(id);
-                }
+        if self.round % DUPLICATES_ONE_IN == 0 {
+            self.find_duplicates(&mut events);
+        }
+        for event in events {
+            self.emit(event);
+        }
+    }
+
+    /// Two peers with one node id that were both heard after the other was proven both live.
+    fn find_duplicates(&self, events: &mut Vec<Event>) {
+        let up = |id: &PeerId| self.peers.get(id).is_some_and(|peer| peer.up);
+        for (node, mut ids) in self.roster.by_node() {
+            if ids.len() == 1 && node != self.node {
+                continue;
             }
-        }
-        for (node, ids) in by_node {
+            ids.retain(up);
+            ids.sort_unstable();
             for pair in ids.windows(2) {
                 if let [first, second] = *pair {
                     if self.both_live(first, second) {
@@ -1017,9 +1043,6 @@ impl<S: Store, R: RngCore> Core<S, R> {
                     second,
                 }));
             }
-        }
-        for event in events {
-            self.emit(event);
         }
     }
 
@@ -1041,33 +1064,16 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let near = self
             .rng
             .random_ratio(self.config.own_site_percent.min(100), 100);
-        let pick = |rng: &mut R, wanted: &dyn Fn(&Peer) -> bool| {
-            let count = self.peers.values().filter(|peer| wanted(peer)).count();
-            let skip = if count == 0 {
-                return None;
-            } else {
-                rng.random_range(0..count)
-            };
-            self.peers
-                .iter()
-                .filter(|(_, peer)| wanted(peer))
-                .nth(skip)
-                .map(|(&id, _)| id)
-        };
-        let rng = &mut self.rng;
+        let (roster, rng) = (&self.roster, &mut self.rng);
         let down = if explore {
-            pick(rng, &|peer| !peer.up)
+            roster.down.pick(rng)
         } else {
             None
         };
-        let near = if near {
-            pick(rng, &|peer| peer.up && peer.own_site)
-        } else {
-            None
-        };
+        let near = if near { roster.near.pick(rng) } else { None };
         down.or(near)
-            .or_else(|| pick(rng, &|peer| peer.up))
-            .or_else(|| pick(rng, &|_| true))
+            .or_else(|| roster.up.pick(rng))
+            .or_else(|| roster.down.pick(rng))
     }
 
     /// Drops what is too old, and the oldest while the store is too large.

@@ -56,6 +56,7 @@ pub mod id;
 mod peer;
 pub mod purge;
 pub mod ranges;
+mod roster;
 pub mod session;
 pub mod stats;
 pub mod store;

@@ -34,6 +34,8 @@ pub(crate) struct Peer {
     /// How often `nonce` was sent: an echo of one that was sent twice measures no round trip.
     pub challenges_sent: u32,
     pub challenge_due: Time,
+    /// When its silence is looked at next; the roster keeps it.
+    pub check_at: Time,
     pub challenge_interval: Duration,
     /// A challenge is to be sent as soon as can be.
     pub challenge_now: bool,
@@ -70,6 +72,7 @@ impl Peer {
             challenge_sent: None,
             challenges_sent: 0,
             challenge_due: now,
+            check_at: now,
             challenge_interval: CHALLENGE_INTERVAL_MIN,
             challenge_now: false,
             echo: None,

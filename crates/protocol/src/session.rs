@@ -9,7 +9,7 @@ use crate::bounds::SEQ_MAX;
 use crate::id::NodeId;
 
 /// A session's identity.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SessionId {
     /// The peer's node id.
     pub node: NodeId,
