@@ -38,6 +38,9 @@ const EVICT_BATCH_MAX: u64 = 64;
 /// How long a silent peer has to answer challenges before it is held to be down.
 const PATIENCE: Duration = Duration::from_millis(PEER_SILENT_MIN.as_millis() as u64 / 2);
 
+/// How often what is too old is looked for in the time of a retention: each 4 s if that is a day.
+const EXPIRE_PER_RETENTION: u32 = 20_000;
+
 /// Rounds between two looks for node ids that are used twice.
 const DUPLICATES_ONE_IN: u64 = 20;
 
@@ -225,6 +228,8 @@ pub struct Core<S, R> {
     counter: u64,
     pub(crate) round: u64,
     next_round: Time,
+    /// When to look next for what is too old.
+    expire_at: Time,
     /// Last seq of the own stream that was disseminated.
     sent: u64,
     /// What is left of this round's repairs to all peers, in bytes.
@@ -291,6 +296,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             counter: 0,
             round: 0,
             next_round: now,
+            expire_at: now,
             sent: 0,
             repair_left: config.repair_bytes_all,
             control: BTreeSet::new(),
@@ -1083,6 +1089,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let mut empty = Vec::new();
         let mut oldest = BinaryHeap::new();
         let full = self.store.bytes() > self.config.retention_bytes;
+        if !full && now < self.expire_at {
+            return;
+        }
+        self.expire_at = now + self.config.retention / EXPIRE_PER_RETENTION;
         for (&id, stream) in &mut self.streams {
             let old = self.store.oldest(id).filter(|(_, born)| *born < cutoff);
             if let Some((seq, born)) = old.and_then(|_| self.store.last_born_before(id, cutoff)) {

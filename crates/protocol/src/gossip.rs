@@ -321,7 +321,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 }
             }
             let missing = runs_of(entry.runs(), RunKind::Missing);
-            if missing.is_empty() || stream.held.is_empty() {
+            let held = |range| stream.held.within(range).next().is_some();
+            if !missing.iter().any(held) {
                 continue;
             }
             // What is younger than this may be on its way to the peer right now.

@@ -4,7 +4,7 @@
 //! ranges. The cost of every operation here depends on the number of ranges, never on the numbers
 //! in them: ranges come off the wire and may be as wide as `u64`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, btree_map};
 use std::ops::RangeInclusive;
 
 /// A set of `u64`, stored as maximal, disjoint, non-adjacent ranges in ascending order.
@@ -12,21 +12,123 @@ use std::ops::RangeInclusive;
 /// Every argument range may be inverted (`5..=4`): it is then empty.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangeSet {
-    /// First number of a range → its last number.
-    ranges: BTreeMap<u64, u64>,
+    ranges: Ranges,
+}
+
+/// First number of a range → its last number. Most sets are one range, in a stream that lacks nothing: that
+/// is kept in place, for a fleet of many streams asks each of them again and again.
+#[derive(Clone, Debug)]
+enum Ranges {
+    UpToOne(Option<(u64, u64)>),
+    Many(BTreeMap<u64, u64>),
+}
+
+impl Ranges {
+    fn len(&self) -> usize {
+        match self {
+            Ranges::UpToOne(one) => usize::from(one.is_some()),
+            Ranges::Many(map) => map.len(),
+        }
+    }
+
+    fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> + '_ {
+        self.starting_in(0..=u64::MAX)
+    }
+
+    /// Those whose first number is in `window`, which is not inverted.
+    fn starting_in(&self, window: RangeInclusive<u64>) -> RangesIter<'_> {
+        match self {
+            Ranges::UpToOne(one) => {
+                RangesIter::UpToOne(one.filter(|(first, _)| window.contains(first)))
+            }
+            Ranges::Many(map) => RangesIter::Many(map.range(window)),
+        }
+    }
+
+    /// The one with the largest first number `≤ n`.
+    fn at_or_below(&self, n: u64) -> Option<(u64, u64)> {
+        match self {
+            Ranges::UpToOne(one) => one.filter(|(first, _)| *first <= n),
+            Ranges::Many(map) => map.range(..=n).next_back().map(|(&lo, &hi)| (lo, hi)),
+        }
+    }
+
+    fn insert(&mut self, first: u64, last: u64) {
+        match self {
+            Ranges::UpToOne(Some(one)) if one.0 != first => {
+                *self = Ranges::Many(BTreeMap::from([*one, (first, last)]));
+            }
+            Ranges::UpToOne(one) => *one = Some((first, last)),
+            Ranges::Many(map) => {
+                map.insert(first, last);
+            }
+        }
+    }
+
+    fn remove(&mut self, first: u64) {
+        match self {
+            Ranges::UpToOne(one) => *one = one.filter(|one| one.0 != first),
+            // It stays a map until it is empty: a set that has had gaps will have more.
+            Ranges::Many(map) => {
+                map.remove(&first);
+                if map.is_empty() {
+                    *self = Ranges::default();
+                }
+            }
+        }
+    }
+}
+
+impl Default for Ranges {
+    fn default() -> Self {
+        Ranges::UpToOne(None)
+    }
+}
+
+impl PartialEq for Ranges {
+    fn eq(&self, other: &Self) -> bool {
+        self.iter().eq(other.iter())
+    }
+}
+
+impl Eq for Ranges {}
+
+enum RangesIter<'a> {
+    UpToOne(Option<(u64, u64)>),
+    Many(btree_map::Range<'a, u64, u64>),
+}
+
+impl Iterator for RangesIter<'_> {
+    type Item = (u64, u64);
+
+    fn next(&mut self) -> Option<(u64, u64)> {
+        match self {
+            RangesIter::UpToOne(one) => one.take(),
+            RangesIter::Many(range) => range.next().map(|(&lo, &hi)| (lo, hi)),
+        }
+    }
+}
+
+impl DoubleEndedIterator for RangesIter<'_> {
+    fn next_back(&mut self) -> Option<(u64, u64)> {
+        match self {
+            RangesIter::UpToOne(one) => one.take(),
+            RangesIter::Many(range) => range.next_back().map(|(&lo, &hi)| (lo, hi)),
+        }
+    }
 }
 
 impl RangeSet {
     /// The empty set.
     pub const fn new() -> Self {
         RangeSet {
-            ranges: BTreeMap::new(),
+            ranges: Ranges::UpToOne(None),
         }
     }
 
     /// Whether nothing is in the set.
     pub fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+        self.ranges.len() == 0
     }
 
     /// How many ranges the set consists of: its cost in memory.
@@ -42,12 +144,12 @@ impl RangeSet {
 
     /// The smallest number in the set.
     pub fn first(&self) -> Option<u64> {
-        self.ranges.first_key_value().map(|(&lo, _)| lo)
+        self.ranges.iter().next().map(|(lo, _)| lo)
     }
 
     /// The largest number in the set.
     pub fn last(&self) -> Option<u64> {
-        self.ranges.last_key_value().map(|(_, &hi)| hi)
+        self.ranges.iter().next_back().map(|(_, hi)| hi)
     }
 
     /// Whether `n` is in the set.
@@ -58,15 +160,12 @@ impl RangeSet {
 
     /// The range with the largest first number that is `≤ n`, whether or not it reaches `n`.
     pub fn range_at_or_below(&self, n: u64) -> Option<RangeInclusive<u64>> {
-        self.ranges
-            .range(..=n)
-            .next_back()
-            .map(|(&lo, &hi)| lo..=hi)
+        self.ranges.at_or_below(n).map(|(lo, hi)| lo..=hi)
     }
 
     /// All ranges, ascending.
     pub fn iter(&self) -> impl DoubleEndedIterator<Item = RangeInclusive<u64>> + '_ {
-        self.ranges.iter().map(|(&lo, &hi)| lo..=hi)
+        self.ranges.iter().map(|(lo, hi)| lo..=hi)
     }
 
     /// The parts of the set inside `window`, ascending.
@@ -84,9 +183,9 @@ impl RangeSet {
         let to = if lo < hi { hi } else { u64::MAX };
         let inside = self
             .ranges
-            .range(from..=to)
+            .starting_in(from..=to)
             .filter(move |_| lo < hi)
-            .map(move |(&first, &last)| first..=last.min(hi));
+            .map(move |(first, last)| first..=last.min(hi));
         straddling.into_iter().chain(inside)
     }
 
@@ -160,7 +259,7 @@ impl RangeSet {
             return;
         }
         // Merge with the range before, if it overlaps or touches.
-        if let Some((&first, &last)) = self.ranges.range(..=lo).next_back() {
+        if let Some((first, last)) = self.ranges.at_or_below(lo) {
             if last >= hi {
                 return;
             }
@@ -169,9 +268,9 @@ impl RangeSet {
             }
         }
         // Swallow every range that begins inside or right after.
-        while let Some((&first, &last)) = self.ranges.range(lo..=hi.saturating_add(1)).next() {
+        while let Some((first, last)) = self.ranges.starting_in(lo..=hi.saturating_add(1)).next() {
             hi = hi.max(last);
-            self.ranges.remove(&first);
+            self.ranges.remove(first);
         }
         self.ranges.insert(lo, hi);
     }
@@ -182,7 +281,8 @@ impl RangeSet {
         if lo > hi {
             return;
         }
-        if let Some((&first, &last)) = self.ranges.range(..lo).next_back() {
+        let before = lo.checked_sub(1).and_then(|n| self.ranges.at_or_below(n));
+        if let Some((first, last)) = before {
             if last >= lo {
                 self.ranges.insert(first, lo - 1);
                 if last > hi {
@@ -191,8 +291,8 @@ impl RangeSet {
                 }
             }
         }
-        while let Some((&first, &last)) = self.ranges.range(lo..=hi).next() {
-            self.ranges.remove(&first);
+        while let Some((first, last)) = self.ranges.starting_in(lo..=hi).next() {
+            self.ranges.remove(first);
             if last > hi {
                 self.ranges.insert(hi + 1, last);
                 return;
@@ -218,7 +318,8 @@ impl RangeSet {
 
     /// Removes and returns the smallest number.
     pub fn pop_first(&mut self) -> Option<u64> {
-        let (lo, hi) = self.ranges.pop_first()?;
+        let (lo, hi) = self.ranges.iter().next()?;
+        self.ranges.remove(lo);
         if lo < hi {
             self.ranges.insert(lo + 1, hi);
         }
