@@ -1071,11 +1071,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .rng
             .random_ratio(self.config.own_site_percent.min(100), 100);
         let (roster, rng) = (&self.roster, &mut self.rng);
-        let down = if explore {
-            roster.down.pick(rng)
-        } else {
-            None
-        };
+        let down = if explore { roster.down.pick(rng) } else { None };
         let near = if near { roster.near.pick(rng) } else { None };
         down.or(near)
             .or_else(|| roster.up.pick(rng))

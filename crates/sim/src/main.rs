@@ -4,6 +4,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,6 +13,10 @@ use powderhorn_sim::figures::{self, FiguresArgs};
 use powderhorn_sim::scenario::Scenario;
 use powderhorn_sim::size::{self, SizeArgs};
 use powderhorn_sim::swarm::{self, SwarmArgs};
+
+/// A run is a hundred million small allocations of one thread.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[derive(Parser)]
 #[command(
@@ -60,9 +65,14 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
         Command::Run { scenario, seed } => {
             let read = Scenario::read(&scenario)?;
             let bar = bar(1_000);
+            let begun = Instant::now();
             let (report, _) = read.run(seed, &mut |done| bar.set_position((done * 1e3) as u64))?;
             bar.finish_and_clear();
             say(&serde_json::to_string_pretty(&report)?)?;
+            // Not in the report, which is the same each time.
+            let (events, seconds) = (report.events, begun.elapsed().as_secs_f64());
+            let rate = events as f64 / seconds;
+            eprintln!("{events} events in {seconds:.1} s: {rate:.0} a second");
             if !report.passed() {
                 let path = scenario.display();
                 eprintln!("failed; to see it again: powderhorn-sim run {path} --seed {seed}");
