@@ -113,6 +113,28 @@ pub const EXPLORE_ONE_IN: u32 = 8;
 /// nodes that share a name would otherwise drive each other's epochs up for ever.
 pub const REOPENINGS_MAX: u32 = 8;
 
+/// Receipts kept at once; of more, the one that was read longest ago is given up.
+pub const RECEIPTS_MAX: usize = 1_024;
+
+/// Ranges that one peer's questions for receipts may have open here.
+pub const ASK_RANGES_MAX: usize = 256;
+
+/// A question is answered, also for what is applied later, for so long; who still wants to know asks again.
+pub const ASK_KEPT: Duration = Duration::from_secs(10);
+
+/// The time over which answers are spread, for each peer that is asked: 4,000 datagrams a second then.
+pub const ASK_SPREAD_PEER: Duration = Duration::from_micros(250);
+/// The longest such time.
+pub const ASK_SPREAD_MAX: Duration = Duration::from_millis(500);
+
+/// What stays unanswered is asked again after this at least, doubling,
+pub const ASK_AGAIN_MIN: Duration = Duration::from_millis(100);
+/// and after this at most.
+pub const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
+
+/// Messages of which it is remembered when they were applied, for receipts: a second of a busy fleet.
+pub const APPLIED_REMEMBERED: usize = 1_024;
+
 /// Events waiting for the driver; beyond, the oldest is dropped (and counted).
 pub const EVENTS_MAX: usize = 1_024;
 

@@ -20,6 +20,7 @@ use crate::id::{Epoch, MessageId, MessageIds, NodeId, StreamId};
 use crate::peer::{Peer, PeerId, Session};
 use crate::purge::Purge;
 use crate::ranges::{RangeSet, width};
+use crate::receipts::Receipts;
 use crate::roster::Roster;
 use crate::session::{ReplayWindow, SessionId};
 use crate::stats::Stats;
@@ -252,6 +253,7 @@ pub struct Core<S, R> {
     retrying: BTreeSet<StreamId>,
     retry_at: Time,
     reopenings: u32,
+    pub(crate) receipts: Receipts,
     pub(crate) stats: Stats,
     events: VecDeque<Event>,
 }
@@ -312,6 +314,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             retrying: BTreeSet::new(),
             retry_at: Time::NEVER,
             reopenings: 0,
+            receipts: Receipts::new(),
             stats: Stats::default(),
             events: VecDeque::new(),
             config,
@@ -341,6 +344,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.repairing.remove(&peer);
         self.solicits.remove(&peer);
         self.digests.retain(|(to, _)| *to != peer);
+        self.receipts.forget_peer(peer);
     }
 
     /// Issues one purge: see [`Core::handle_purges`].
@@ -460,6 +464,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             Outcome::Applied => {
                 stream.seen.insert(id.seq);
                 self.stats.applied += 1;
+                self.note_applied(now, id);
             }
             Outcome::Failed if stream.held.contains(id.seq) => {
                 self.stats.apply_failed += 1;
@@ -473,6 +478,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             Outcome::Unsupported => {
                 stream.unsupported.insert(id.seq);
                 self.stats.unsupported += 1;
+                self.answer_soon(now, id);
             }
         }
     }
@@ -547,6 +553,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 Frame::Digest(digest) => self.handle_digest(now, from, digest),
                 Frame::Solicit(solicit) => self.handle_solicit(now, from, solicit),
                 Frame::Floor(floor) => self.handle_floor(floor),
+                Frame::Ask(ask) => self.handle_ask(now, from, ask),
+                Frame::Receipts(all) => self.handle_receipts(now, from, all),
                 Frame::Unknown { .. } => self.stats.frames_unknown += 1,
             }
         }
@@ -805,6 +813,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     fn poll_gossip(&mut self, now: Time) -> Option<Transmit> {
         self.poll_digest()
             .or_else(|| self.poll_solicit(now))
+            .or_else(|| self.poll_receipts(now))
             .or_else(|| self.poll_repair(now))
     }
 
@@ -863,10 +872,17 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 self.sent = self.write_own(now, from, top, &mut payload);
             }
         }
+        self.put_asks(&mut payload);
         Some(Transmit {
             to: To::All,
             payload,
         })
+    }
+
+    /// Whether messages of the own stream wait to be disseminated.
+    pub(crate) fn has_unsent(&self) -> bool {
+        let own = self.streams.get(&self.own);
+        own.is_some_and(|stream| self.sent < stream.top)
     }
 
     /// Appends messages `first..=top` of the own stream, as many as fit; the last one dealt with.
@@ -920,7 +936,12 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .map(|s| s.due)
             .min()
             .unwrap_or(Time::NEVER);
-        self.next_round.min(gap).min(solicit).min(self.retry_at)
+        let receipts = self.receipts.next;
+        self.next_round
+            .min(gap)
+            .min(solicit)
+            .min(receipts)
+            .min(self.retry_at)
     }
 
     /// Does what is due at `now`. The driver's loop: feed what came (`handle_*`), then take what
@@ -955,6 +976,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
             self.solicit_gaps(now, id);
         }
+        self.tick_receipts(now);
         if now >= self.next_round {
             self.tick(now);
         }

@@ -33,6 +33,7 @@
 //! |---|---|
 //! | [`Core`] (`core`) | the state machine: what goes in, what comes out, rounds, retention |
 //! | `gossip` | digest, solicit, repair |
+//! | `receipts` | who has applied what, for those who ask |
 //! | `stream` | what a node knows of one stream, as sets of ranges |
 //! | `peer`, [`session`] | what it knows of a peer; which of its datagrams count |
 //! | [`wire`] | the plaintext of a datagram, byte by byte |
@@ -56,6 +57,7 @@ pub mod id;
 mod peer;
 pub mod purge;
 pub mod ranges;
+mod receipts;
 mod roster;
 pub mod session;
 pub mod stats;
@@ -69,3 +71,4 @@ pub use crate::core::{
     Transmit,
 };
 pub use crate::peer::PeerId;
+pub use crate::receipts::{PeerReceipt, Receipt, ReceiptState};

@@ -98,6 +98,14 @@ stats! {
     repairs_repeated,
     /// Floors sent: "what you ask for is older than you want".
     floors_out,
+    /// Questions sent who has applied what; one that goes to all peers counts once.
+    asks_out,
+    /// Such questions received.
+    asks_in,
+    /// Datagrams of receipts sent.
+    receipts_out,
+    /// Datagrams of receipts received.
+    receipts_in,
     /// Times that one node id was found to be used by two live processes.
     duplicate_nodes,
     /// Own streams opened because another process spoke as this node.

@@ -6,11 +6,18 @@
 //! canonical (shortest varints, ascending and maximal ranges), so a datagram that decodes encodes
 //! back to the very same bytes. Integers are little-endian; *varint* is LEB128, at most ten bytes.
 
+mod receipts;
+
 use std::ops::RangeInclusive;
 
 use crate::bounds::{NAME_BYTES_MAX, SEQ_MAX};
 use crate::id::{Epoch, NodeId, StreamId};
 use crate::purge::Purge;
+
+pub use receipts::{
+    Ask, Fate, ReceiptEntry, Receipts, put_ask, put_receipt_entry, put_receipts,
+    receipt_entry_bytes,
+};
 
 /// Bytes of the [`Header`].
 pub const HEADER_BYTES: usize = 32;
@@ -28,6 +35,8 @@ const FRAME_DATA: u8 = 3;
 const FRAME_DIGEST: u8 = 4;
 const FRAME_SOLICIT: u8 = 5;
 const FRAME_FLOOR: u8 = 6;
+const FRAME_ASK: u8 = 7;
+const FRAME_RECEIPT: u8 = 8;
 
 /// Why bytes are not a datagram. Nothing has been changed by trying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -128,6 +137,10 @@ pub enum Frame<'a> {
     Solicit(Solicit<'a>),
     /// Below which seq the sender has nothing as young as was asked for.
     Floor(Floor),
+    /// Which messages the sender wants receipts of.
+    Ask(Ask<'a>),
+    /// Which messages the sender has applied.
+    Receipts(Receipts<'a>),
     /// A frame of a later version: skipped.
     Unknown {
         /// Its type.
@@ -171,6 +184,13 @@ impl<'a> Frame<'a> {
                 stream: body.stream()?,
                 seq: body.seq()?,
             }),
+            FRAME_ASK => Frame::Ask(Ask {
+                spread_us: body.varint()?,
+                entries: body.rest(),
+            }),
+            FRAME_RECEIPT => Frame::Receipts(Receipts {
+                entries: body.rest(),
+            }),
             kind => Frame::Unknown {
                 kind,
                 body: body.rest(),
@@ -190,6 +210,8 @@ impl<'a> Frame<'a> {
                 .try_for_each(|message| message.map(drop)),
             Frame::Digest(digest) => digest.try_entries().try_for_each(|entry| entry.map(drop)),
             Frame::Solicit(solicit) => solicit.try_entries().try_for_each(|entry| entry.map(drop)),
+            Frame::Ask(ask) => ask.try_entries().try_for_each(|entry| entry.map(drop)),
+            Frame::Receipts(all) => all.try_entries().try_for_each(|entry| entry.map(drop)),
             _ => Ok(()),
         }
     }
@@ -226,6 +248,17 @@ impl<'a> Frame<'a> {
             Frame::Floor(floor) => frame(out, FRAME_FLOOR, |out| {
                 put_stream(out, floor.stream);
                 put_varint(out, floor.seq);
+            }),
+            Frame::Ask(ask) => frame(out, FRAME_ASK, |out| {
+                put_varint(out, ask.spread_us);
+                for entry in ask.entries() {
+                    put_solicit_entry(out, entry.stream, entry.ranges());
+                }
+            }),
+            Frame::Receipts(all) => frame(out, FRAME_RECEIPT, |out| {
+                for entry in all.entries() {
+                    entry.encode(out);
+                }
             }),
             Frame::Unknown { kind, body } => frame(out, *kind, |out| out.extend_from_slice(body)),
         }
@@ -632,34 +665,43 @@ impl<'a> Solicit<'a> {
 
 impl<'a> SolicitEntry<'a> {
     fn decode(input: &mut Reader<'a>) -> Result<SolicitEntry<'a>> {
-        let stream = input.stream()?;
-        let count = input.varint()?;
-        let rest = input.0;
-        let mut end = 0;
-        // Each range takes at least two bytes of input, so the loop is bounded by the input.
-        for i in 0..count {
-            end = *decode_range(input, end, i == 0)?.end();
-        }
-        if count == 0 {
-            return Err(WireError::OutOfRange("range count"));
-        }
-        let used = rest.len() - input.0.len();
         Ok(SolicitEntry {
-            stream,
-            ranges: rest.get(..used).ok_or(WireError::Truncated)?,
+            stream: input.stream()?,
+            ranges: decode_ranges(input)?,
         })
     }
 
     /// The ranges, ascending, disjoint and not adjacent.
     pub fn ranges(&self) -> impl Iterator<Item = RangeInclusive<u64>> + use<'a> {
-        let mut input = Reader(self.ranges);
-        let (mut end, mut first) = (0, true);
-        std::iter::from_fn(move || {
-            let range = decode_range(&mut input, end, std::mem::take(&mut first)).ok()?;
-            end = *range.end();
-            Some(range)
-        })
+        ranges_in(self.ranges)
     }
+}
+
+/// A number of ranges, not 0, and the ranges; what they take of the input.
+fn decode_ranges<'a>(input: &mut Reader<'a>) -> Result<&'a [u8]> {
+    let count = input.varint()?;
+    let rest = input.0;
+    let mut end = 0;
+    // Each range takes at least two bytes of input, so the loop is bounded by the input.
+    for i in 0..count {
+        end = *decode_range(input, end, i == 0)?.end();
+    }
+    if count == 0 {
+        return Err(WireError::OutOfRange("range count"));
+    }
+    let used = rest.len() - input.0.len();
+    rest.get(..used).ok_or(WireError::Truncated)
+}
+
+/// The ranges in what [`decode_ranges`] gave.
+fn ranges_in<'a>(ranges: &'a [u8]) -> impl Iterator<Item = RangeInclusive<u64>> + use<'a> {
+    let mut input = Reader(ranges);
+    let (mut end, mut first) = (0, true);
+    std::iter::from_fn(move || {
+        let range = decode_range(&mut input, end, std::mem::take(&mut first)).ok()?;
+        end = *range.end();
+        Some(range)
+    })
 }
 
 /// A range is the distance from the previous one's end (2 at least, or they would be one range; the
@@ -687,6 +729,11 @@ pub fn put_solicit_entry(
     stream: StreamId,
     ranges: impl Iterator<Item = RangeInclusive<u64>>,
 ) {
+    put_stream(out, stream);
+    put_ranges(out, ranges);
+}
+
+fn put_ranges(out: &mut Vec<u8>, ranges: impl Iterator<Item = RangeInclusive<u64>>) {
     let mut encoded = Vec::new();
     let (mut count, mut end) = (0, 0);
     for range in ranges {
@@ -695,20 +742,23 @@ pub fn put_solicit_entry(
         end = *range.end();
         count += 1;
     }
-    put_stream(out, stream);
     put_varint(out, count);
     out.extend_from_slice(&encoded);
 }
 
-/// Bytes that [`put_solicit_entry`] appends.
-pub fn solicit_entry_bytes(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> usize {
-    let (mut bytes, mut count, mut end) = (STREAM_ID_BYTES, 0, 0);
+fn ranges_bytes(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> usize {
+    let (mut bytes, mut count, mut end) = (0, 0, 0);
     for range in ranges {
         bytes += varint_bytes(range.start() - end) + varint_bytes(range.end() - range.start());
         end = *range.end();
         count += 1;
     }
     bytes + varint_bytes(count)
+}
+
+/// Bytes that [`put_solicit_entry`] appends.
+pub fn solicit_entry_bytes(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> usize {
+    STREAM_ID_BYTES + ranges_bytes(ranges)
 }
 
 /// Builds a solicit frame from encoded entries.

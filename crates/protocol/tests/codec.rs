@@ -10,8 +10,8 @@ use powderhorn_protocol::id::{Epoch, NodeId, StreamId};
 use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::wire::{
-    self, Challenge, DataWriter, Datagram, EntryWriter, Floor, Frame, Header, RunKind, WireError,
-    WireMessage,
+    self, Challenge, DataWriter, Datagram, EntryWriter, Fate, Floor, Frame, Header, RunKind,
+    WireError, WireMessage,
 };
 use proptest::prelude::*;
 
@@ -24,6 +24,8 @@ enum Plain {
     Digest(u8, u64, (u64, u64), Vec<Entry>),
     Solicit(u64, u64, u64, Vec<(StreamId, Vec<RangeInclusive<u64>>)>),
     Floor(StreamId, u64),
+    Ask(u64, Vec<(StreamId, Vec<RangeInclusive<u64>>)>),
+    Receipts(Vec<(StreamId, Fate, Option<u64>, Vec<RangeInclusive<u64>>)>),
     Unknown(u8, Vec<u8>),
 }
 
@@ -97,6 +99,29 @@ impl Plain {
                 seq: *seq,
             })
             .encode(out),
+            Plain::Ask(spread_us, entries) => {
+                let mut encoded = Vec::new();
+                for (stream, ranges) in entries {
+                    wire::put_solicit_entry(&mut encoded, *stream, ranges.iter().cloned());
+                }
+                wire::put_ask(out, *spread_us, &encoded);
+            }
+            Plain::Receipts(entries) => {
+                let mut encoded = Vec::new();
+                for (stream, fate, since_us, ranges) in entries {
+                    let (before, ranges) = (encoded.len(), ranges.iter().cloned());
+                    wire::put_receipt_entry(
+                        &mut encoded,
+                        *stream,
+                        *fate,
+                        *since_us,
+                        ranges.clone(),
+                    );
+                    let bytes = wire::receipt_entry_bytes(*since_us, ranges);
+                    assert_eq!(bytes, encoded.len() - before);
+                }
+                wire::put_receipts(out, &encoded);
+            }
             Plain::Unknown(kind, body) => Frame::Unknown { kind: *kind, body }.encode(out),
         }
     }
@@ -139,6 +164,17 @@ impl Plain {
                     .collect(),
             ),
             Frame::Floor(floor) => Plain::Floor(floor.stream, floor.seq),
+            Frame::Ask(ask) => Plain::Ask(
+                ask.spread_us,
+                ask.entries()
+                    .map(|entry| (entry.stream, entry.ranges().collect()))
+                    .collect(),
+            ),
+            Frame::Receipts(all) => Plain::Receipts(
+                all.entries()
+                    .map(|e| (e.stream, e.fate, e.since_us, e.ranges().collect()))
+                    .collect(),
+            ),
             Frame::Unknown { kind, body } => Plain::Unknown(*kind, body.to_vec()),
         }
     }
@@ -244,6 +280,19 @@ fn solicited() -> impl Strategy<Value = Vec<RangeInclusive<u64>>> {
     })
 }
 
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        Just(Fate::Applied),
+        Just(Fate::Unsupported),
+        Just(Fate::NotWanted),
+        (3..=u8::MAX).prop_map(Fate::Reserved),
+    ]
+}
+
+fn since() -> impl Strategy<Value = Option<u64>> {
+    proptest::option::of(prop_oneof![0..4u64, 100..300u64, 0..u64::MAX])
+}
+
 fn frame() -> impl Strategy<Value = Plain> {
     let name = "[a-zäß0-9-]{0,30}";
     prop_oneof![
@@ -265,7 +314,14 @@ fn frame() -> impl Strategy<Value = Plain> {
         )
             .prop_map(|(r, d, a, entries)| Plain::Solicit(r, d, a, entries)),
         (stream(), 1..=SEQ_MAX).prop_map(|(s, seq)| Plain::Floor(s, seq)),
-        (7..=u8::MAX, proptest::collection::vec(any::<u8>(), 0..60))
+        (
+            number(),
+            proptest::collection::vec((stream(), solicited()), 0..4)
+        )
+            .prop_map(|(spread, entries)| Plain::Ask(spread, entries)),
+        proptest::collection::vec((stream(), fate(), since(), solicited()), 0..4)
+            .prop_map(Plain::Receipts),
+        (9..=u8::MAX, proptest::collection::vec(any::<u8>(), 0..60))
             .prop_map(|(kind, body)| Plain::Unknown(kind, body)),
     ]
 }

@@ -398,6 +398,16 @@ impl Fleet {
 
     /// Issues purges that belong together.
     pub fn issue_purges(&mut self, index: usize, purges: Vec<Purge>) -> MessageIds {
+        self.issue_then(index, purges, |_, _, _| ())
+    }
+
+    /// The same; `then` is done before anything is sent.
+    pub fn issue_then(
+        &mut self,
+        index: usize,
+        purges: Vec<Purge>,
+        then: impl FnOnce(&mut TestCore, Time, MessageIds),
+    ) -> MessageIds {
         let now = self.now;
         let node = &mut self.nodes[index];
         let ids = node
@@ -410,6 +420,7 @@ impl Fleet {
             node.core.handle_applied(now, id, Outcome::Applied);
             note_applied(node, now, id, &mut self.hash);
         }
+        then(&mut self.nodes[index].core, now, ids);
         self.pump(index);
         ids
     }
