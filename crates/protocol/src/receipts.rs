@@ -362,7 +362,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .filter(|(_, open)| open.ask_at <= now);
         for (&(stream, first, last), open) in due {
             open.ask_at = Time::NEVER;
-            for (&peer, _) in &self.peers {
+            for &peer in self.peers.keys() {
                 let unanswered = open.unanswered(peer, &(first..=last));
                 if unanswered.is_empty() {
                     continue;

@@ -694,7 +694,7 @@ fn decode_ranges<'a>(input: &mut Reader<'a>) -> Result<&'a [u8]> {
 }
 
 /// The ranges in what [`decode_ranges`] gave.
-fn ranges_in<'a>(ranges: &'a [u8]) -> impl Iterator<Item = RangeInclusive<u64>> + use<'a> {
+fn ranges_in(ranges: &[u8]) -> impl Iterator<Item = RangeInclusive<u64>> + use<'_> {
     let mut input = Reader(ranges);
     let (mut end, mut first) = (0, true);
     std::iter::from_fn(move || {
