@@ -43,6 +43,13 @@ pub(crate) fn tell(shared: &Shared, event: &Event) {
                 format!("purge {id} is of a later version (op {op}): relayed, not applied")
             });
         }
+        Event::TooLongAway { messages } => {
+            let text = format!(
+                "this node was away for so long that {messages} purges have expired everywhere: its \
+                 cache has been flushed"
+            );
+            notices.say(Level::Error, text);
+        }
         Event::TooManyStreams(stream) => {
             notices.say_now_and_then("streams", Level::Error, || {
                 format!("too many streams: {stream} is not followed")

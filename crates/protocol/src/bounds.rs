@@ -145,5 +145,24 @@ pub const DIGESTS_REMEMBERED: usize = 256;
 /// peers with a longer retention may still hold it for a while.
 pub const GIVE_UP_RETENTIONS: u32 = 2;
 
+/// A stream of which nothing is held is spoken of in digests until its last message was born this many
+/// retentions ago, for those who are away;
+pub const MENTION_RETENTIONS: u32 = 2;
+/// and it is remembered for longer, or a peer that speaks of it still would make it new.
+pub const FORGET_RETENTIONS: u32 = 3;
+
+/// Rounds for which members are listened to before a message is held to have expired everywhere.
+pub const EVIDENCE_ROUNDS: u64 = 40;
+
+/// Members that have to be heard by then, if so many are up; the message's origin is among them, if it is.
+pub const EVIDENCE_MEMBERS: usize = 8;
+
+/// What has expired anywhere is older than this, so a flush that began later has taken care of it. The
+/// shortest retention.
+pub const FLUSH_COVERS_MAX: Duration = Duration::from_secs(60);
+
+/// A flush that failed is tried again after this.
+pub const FLUSH_RETRY: Duration = Duration::from_secs(1);
+
 /// Bytes charged for a held message besides its op: keys, times and the map's own overhead.
 pub const HELD_OVERHEAD_BYTES: u64 = 96;

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use rand::{Rng, RngCore};
 
+use crate::absence::Flush;
 use crate::bounds::{
     APPLY_RETRY, CHALLENGE_ANSWER_MIN, CHALLENGE_INTERVAL_MAX, CHALLENGE_INTERVAL_MIN, EVENTS_MAX,
-    EXPLORE_ONE_IN, GIVE_UP_RETENTIONS, GOSSIP_TURN_ONE_IN, MESSAGE_BYTES_MAX, OUTBOX_MAX,
-    PEER_SILENT_MIN, PLAINTEXT_BYTES_MAX, READY_MAX, REDUNDANT_AGE_MAX, REDUNDANT_MESSAGES_MAX,
-    REOPENINGS_MAX, REORDER_DELAY, SEQ_MAX, SOLICIT_JITTER, STREAMS_MAX,
+    EXPLORE_ONE_IN, FORGET_RETENTIONS, GIVE_UP_RETENTIONS, GOSSIP_TURN_ONE_IN, MESSAGE_BYTES_MAX,
+    OUTBOX_MAX, PEER_SILENT_MIN, PLAINTEXT_BYTES_MAX, READY_MAX, REDUNDANT_AGE_MAX,
+    REDUNDANT_MESSAGES_MAX, REOPENINGS_MAX, REORDER_DELAY, SEQ_MAX, SOLICIT_JITTER, STREAMS_MAX,
 };
 use crate::config::Config;
 use crate::gossip::PendingSolicit;
@@ -80,7 +81,8 @@ pub struct Transmit {
 /// A purge for the cache. It is in flight until [`Core::handle_applied`] says what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Delivery {
-    /// The message's id.
+    /// The message's id. The seq is 0 for a flush that nobody issued: this node was away for so long
+    /// that purges it has missed cannot be had any more.
     pub id: MessageId,
     /// What to purge; never [`Purge::Unknown`].
     pub purge: Purge,
@@ -149,6 +151,11 @@ pub enum Event {
     },
     /// A message of an op that this version does not know has come: held and relayed.
     UnsupportedOp(MessageId, u16),
+    /// This node was away for too long: its cache has been flushed.
+    TooLongAway {
+        /// Messages that it lacked and that have expired everywhere.
+        messages: u64,
+    },
     /// The first message of a stream beyond the number kept track of.
     TooManyStreams(StreamId),
 }
@@ -217,9 +224,13 @@ pub struct Core<S, R> {
     instance: u64,
     pub(crate) own: StreamId,
     /// When the own stream was opened.
-    opened: Time,
+    pub(crate) opened: Time,
     /// Messages born before this cannot concern anything in the cache.
-    born_min: Time,
+    pub(crate) born_min: Time,
+    /// Of the cache, because this node was away for too long.
+    pub(crate) flush: Flush,
+    /// When the last one began.
+    pub(crate) flushed_at: Option<Time>,
     pub(crate) store: S,
     pub(crate) rng: R,
     pub(crate) streams: BTreeMap<StreamId, Stream>,
@@ -290,6 +301,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             own,
             opened: now,
             born_min,
+            flush: Flush::None,
+            flushed_at: None,
             store,
             rng,
             streams: BTreeMap::from([(own, Stream::new(0))]),
@@ -454,6 +467,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Takes the cache's answer for a message in flight; any other id is ignored.
     pub fn handle_applied(&mut self, now: Time, id: MessageId, outcome: Outcome) {
+        if id.seq == 0 && id.stream.node == self.node {
+            self.handle_flushed(now, outcome);
+            return;
+        }
         let Some(stream) = self.streams.get_mut(&id.stream) else {
             return;
         };
@@ -747,6 +764,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// The next purge for the cache, if one waits. Streams take turns.
     pub fn poll_delivery(&mut self, now: Time) -> Option<Delivery> {
+        if let Some(flush) = self.poll_flush(now) {
+            return Some(flush);
+        }
         loop {
             let after = self
                 .last_delivered
@@ -937,7 +957,12 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .min()
             .unwrap_or(Time::NEVER);
         let receipts = self.receipts.next;
+        let flush = match self.flush {
+            Flush::Due(at) => at,
+            _ => Time::NEVER,
+        };
         self.next_round
+            .min(flush)
             .min(gap)
             .min(solicit)
             .min(receipts)
@@ -991,6 +1016,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.repair_left = self.config.repair_bytes_all;
         self.expire(now);
         self.check_peers(now);
+        self.check_absence(now);
         self.digests.clear();
         match self.choose_peer() {
             Some(peer) => self.build_digests(now, peer),
@@ -1104,6 +1130,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     fn expire(&mut self, now: Time) {
         let cutoff = now - self.config.retention;
         let give_up = now - self.config.retention.saturating_mul(GIVE_UP_RETENTIONS);
+        let forget = now - self.config.retention.saturating_mul(FORGET_RETENTIONS);
         let mut empty = Vec::new();
         let mut oldest = BinaryHeap::new();
         let full = self.store.bytes() > self.config.retention_bytes;
@@ -1136,8 +1163,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
             if id != self.own
                 && stream.held.is_empty()
                 && stream.first_unapplied().is_none()
-                // Others may hold what was dropped here for want of room, and offer it again.
-                && stream.last_born.is_none_or(|born| born < cutoff)
+                // Others may hold what was dropped here for want of room, and offer it again; and who is
+                // away should hear what has expired meanwhile.
+                && stream.last_born.is_none_or(|born| born < forget)
                 && self.round.saturating_sub(stream.mentioned) > LINGER_ROUNDS
             {
                 empty.push(id);
@@ -1262,7 +1290,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         nonce
     }
 
-    fn emit(&mut self, event: Event) {
+    pub(crate) fn emit(&mut self, event: Event) {
         if let Event::DuplicateNode { .. } = event {
             self.stats.duplicate_nodes += 1;
         }
@@ -1348,7 +1376,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// How many messages wait to be handed to the cache.
     pub fn ready_count(&self) -> u64 {
-        self.ready_count
+        self.ready_count + u64::from(matches!(self.flush, Flush::Due(_)))
     }
 
     /// Bytes of messages held, as the store counts them.

@@ -14,9 +14,9 @@ use std::time::Duration;
 use rand::RngCore;
 
 use crate::bounds::{
-    ACTIVE_ROUNDS, DIGEST_PARTS_MAX, DIGESTS_REMEMBERED, OLDEST_SHARE_PERCENT, PLAINTEXT_BYTES_MAX,
-    PUSH_SLACK, READY_MAX, REORDER_DELAY, REPAIR_RANGES_MAX, REPEAT_MAX, RTT_GUESS, SOLICIT_JITTER,
-    SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX,
+    ACTIVE_ROUNDS, DIGEST_PARTS_MAX, DIGESTS_REMEMBERED, MENTION_RETENTIONS, OLDEST_SHARE_PERCENT,
+    PLAINTEXT_BYTES_MAX, PUSH_SLACK, READY_MAX, REORDER_DELAY, REPAIR_RANGES_MAX, REPEAT_MAX,
+    RTT_GUESS, SOLICIT_JITTER, SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX,
 };
 use crate::core::{Core, To, Transmit, wire_message};
 use crate::id::{MessageId, StreamId};
@@ -115,7 +115,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub(crate) fn build_digests(&mut self, now: Time, id: PeerId) {
         let since = self.active_since();
         let (mut active, mut quiet) = (Vec::new(), Vec::new());
-        for (&id, stream) in self.streams.iter().filter(|(_, stream)| stream.top > 0) {
+        let mention = now - self.config.retention.saturating_mul(MENTION_RETENTIONS);
+        let spoken_of = |stream: &Stream| {
+            let over =
+                stream.held.is_empty() && stream.last_born.is_some_and(|born| born < mention);
+            stream.top > 0 && !over
+        };
+        for (&id, stream) in self.streams.iter().filter(|(_, stream)| spoken_of(stream)) {
             // Who was in a digest longest ago is first in this one; then who changed last.
             let turn = (stream.digested, u64::MAX - stream.changed, id);
             if stream.changed >= since || stream.has_gaps() {
@@ -276,6 +282,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             } else if entry.stream.node == self.node && entry.stream.epoch.stamp > own_stamp {
                 stamp_heard = stamp_heard.max(entry.stream.epoch.stamp);
             }
+            self.note_expired(now, from, &entry);
             let Some(held_top) = held_top else {
                 pushable += u64::from(self.streams.contains_key(&entry.stream));
                 continue;

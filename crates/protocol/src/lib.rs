@@ -33,6 +33,7 @@
 //! |---|---|
 //! | [`Core`] (`core`) | the state machine: what goes in, what comes out, rounds, retention |
 //! | `gossip` | digest, solicit, repair |
+//! | `absence` | what to do when what is missing has expired everywhere |
 //! | `receipts` | who has applied what, for those who ask |
 //! | `stream` | what a node knows of one stream, as sets of ranges |
 //! | `peer`, [`session`] | what it knows of a peer; which of its datagrams count |
@@ -49,6 +50,7 @@
 //! same seed and the same input the core does the same, which is what the simulator rests on.
 #![forbid(unsafe_code)]
 
+mod absence;
 pub mod bounds;
 pub mod config;
 mod core;

@@ -50,6 +50,8 @@ stats! {
     evicted,
     /// Messages that expired everywhere we know of before this node had seen them.
     lost,
+    /// Times that the cache was flushed because messages had expired everywhere before they came.
+    flushed,
     /// Datagrams received, of whatever kind.
     datagrams_in,
     /// Datagrams handed to the driver; one that goes to all peers counts once.

@@ -7,6 +7,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::absence::Absence;
 use crate::bounds::REORDER_DELAY;
 use crate::peer::PeerId;
 use crate::ranges::{RangeSet, width};
@@ -63,6 +64,10 @@ pub(crate) struct Stream {
     pub digest_below: Option<u64>,
     /// Whether the next digest is to have that part, not the newest one.
     pub digest_older: bool,
+    /// What is heard of messages that may have expired everywhere.
+    pub absence: Option<Absence>,
+    /// The largest seq known when the cache was flushed: what came up to it was issued before.
+    pub flushed_top: u64,
 }
 
 impl Stream {
@@ -91,6 +96,8 @@ impl Stream {
             young_from: None,
             digest_below: None,
             digest_older: false,
+            absence: None,
+            flushed_top: 0,
         }
     }
 

@@ -659,6 +659,14 @@ impl Fleet {
 
     fn deliver(&mut self, index: usize, delivery: &Delivery) {
         let id = delivery.id;
+        if id.seq == 0 {
+            // Its cache is flushed, so it lacks nothing of what was issued before.
+            for &number in &self.open.clone() {
+                self.settle(number, index);
+            }
+            self.answer(index, id, Outcome::Applied);
+            return;
+        }
         let Some(number) = self.number_of(id) else {
             self.violate(format!(
                 "{id} reached the cache of node {index} and was never issued"

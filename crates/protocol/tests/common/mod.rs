@@ -121,6 +121,8 @@ pub struct Node {
     pub applied_at: BTreeMap<MessageId, Time>,
     pub attempts: BTreeMap<MessageId, u32>,
     pub events: Vec<Event>,
+    /// When its cache was flushed because it was away for too long.
+    pub flushes: Vec<Time>,
 }
 
 /// What the network has seen go by.
@@ -247,6 +249,7 @@ impl Fleet {
                 applied_at: BTreeMap::new(),
                 attempts: BTreeMap::new(),
                 events: Vec::new(),
+                flushes: Vec::new(),
             });
         }
         for index in 0..fleet.nodes.len() {
@@ -585,6 +588,13 @@ impl Fleet {
     fn deliver(&mut self, index: usize, delivery: Delivery) {
         let now = self.now;
         let id = delivery.id;
+        if id.seq == 0 {
+            assert_eq!(delivery.purge, Purge::Everything);
+            let node = &mut self.nodes[index];
+            node.flushes.push(now);
+            node.core.handle_applied(now, id, Outcome::Applied);
+            return;
+        }
         let (purge, issued, _) = self.issued.get(&id).unwrap_or_else(|| {
             panic!(
                 "seed {}: {id} was never issued and reached the cache",

@@ -1,0 +1,240 @@
+//! Too long away: what to do when messages that this node lacks have expired everywhere.
+//!
+//! The cache may then hold objects that were purged, and nobody remembers which. So it is flushed, once,
+//! and the messages are given up. That is a strong medicine, and taken on evidence only: members say in
+//! their digests that they have let the messages expire, and nobody of those who are heard within some
+//! rounds holds them. To have been alone proves nothing: there may have been nothing to miss.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::RngCore;
+
+use crate::bounds::{
+    EVIDENCE_MEMBERS, EVIDENCE_ROUNDS, FLUSH_COVERS_MAX, FLUSH_RETRY, MENTION_RETENTIONS,
+};
+use crate::core::{Core, Delivery, Event, Outcome};
+use crate::id::{MessageId, StreamId};
+use crate::peer::PeerId;
+use crate::purge::Purge;
+use crate::ranges::width;
+use crate::store::Store;
+use crate::stream::Stream;
+use crate::time::Time;
+use crate::wire::{DigestEntry, RunKind};
+
+/// What members say of the first message that is wanted of a stream.
+#[derive(Debug)]
+pub(crate) struct Absence {
+    /// The message.
+    seq: u64,
+    /// Since which round they are listened to.
+    since: u64,
+    /// Who has said something of it: that it has expired, or that it is not there.
+    answered: BTreeSet<PeerId>,
+    /// The largest seq below which a member has let all expire; 0 if none has said so.
+    expired_below: u64,
+}
+
+/// The flush that makes up for what cannot be had any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flush {
+    /// Nothing of the kind.
+    None,
+    /// To be handed to the cache at this time.
+    Due(Time),
+    /// The cache has it since then.
+    InFlight(Time),
+}
+
+impl Stream {
+    /// The first message that is wanted and is known to be young enough to concern the cache.
+    fn first_lacking(&self) -> Option<u64> {
+        let young = self.young_from?;
+        self.wanted(young..=u64::MAX).next().map(|gap| *gap.start())
+    }
+}
+
+impl<S: Store, R: RngCore> Core<S, R> {
+    /// Takes to heart what a peer's digest says of messages that have expired.
+    pub(crate) fn note_expired(&mut self, now: Time, from: PeerId, entry: &DigestEntry<'_>) {
+        let expired = entry.flags & DigestEntry::EXPIRED_BELOW != 0;
+        let (own, round) = (entry.stream == self.own, self.round);
+        if expired && !own && !self.streams.contains_key(&entry.stream) {
+            // Peers speak of it, so its end is not long ago. A cache that was there before should have
+            // heard of it.
+            let spoken_of = self.config.retention.saturating_mul(MENTION_RETENTIONS);
+            if now.since(self.oldest_wanted()) <= spoken_of + self.config.join_margin {
+                return;
+            }
+            if let Some(stream) = self.stream(entry.stream) {
+                stream.note_young(entry.start.saturating_sub(1).max(1));
+            }
+        }
+        let Some(stream) = self.streams.get_mut(&entry.stream) else {
+            return;
+        };
+        stream.mentioned = round;
+        if expired && !own && stream.young_from.is_some() && entry.start > stream.top + 1 {
+            // What has expired there has been there.
+            stream.top = entry.start - 1;
+            stream.changed = round;
+        }
+        let Some(seq) = stream.first_lacking() else {
+            stream.absence = None;
+            return;
+        };
+        let absence = stream
+            .absence
+            .get_or_insert_with(|| Absence::new(seq, round));
+        if absence.seq != seq {
+            *absence = Absence::new(seq, round);
+        }
+        if entry.start > seq {
+            if expired {
+                absence.expired_below = absence.expired_below.max(entry.start);
+                absence.answered.insert(from);
+            }
+            return;
+        }
+        match entry.runs().find(|(_, range)| range.contains(&seq)) {
+            Some((RunKind::Held, _)) => stream.absence = None,
+            Some((RunKind::Missing | RunKind::Silent, _)) => {
+                absence.answered.insert(from);
+            }
+            Some((RunKind::Reserved, _)) | None => {}
+        }
+    }
+
+    /// Whether what is wanted first of a stream can be had from nobody.
+    fn is_gone(&self, id: StreamId, stream: &Stream) -> bool {
+        let Some(absence) = &stream.absence else {
+            return false;
+        };
+        let up = self.peers.values().filter(|peer| peer.up).count();
+        let origin_is_up = |(_, peer): &(&PeerId, &crate::peer::Peer)| {
+            let session = peer.session.as_ref();
+            peer.up && session.is_some_and(|session| session.id.node == id.node)
+        };
+        let mut origins = self.peers.iter().filter(origin_is_up);
+        absence.expired_below > absence.seq
+            && self.round.saturating_sub(absence.since) >= EVIDENCE_ROUNDS
+            && absence.answered.len() >= up.min(EVIDENCE_MEMBERS)
+            && origins.all(|(peer, _)| absence.answered.contains(peer))
+    }
+
+    /// Looks at the evidence, once a round.
+    pub(crate) fn check_absence(&mut self, now: Time) {
+        let suspects = self.streams.iter();
+        let suspects = suspects.filter(|(_, stream)| stream.absence.is_some());
+        let gone: Vec<StreamId> = suspects
+            .filter(|(id, stream)| self.is_gone(**id, stream))
+            .map(|(&id, _)| id)
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        let lately = |at: Time| now.since(at) < self.config.retention.min(FLUSH_COVERS_MAX);
+        let lately = self.flushed_at.is_some_and(lately);
+        let covered = |stream: &Stream| {
+            let seq = stream.absence.as_ref().map_or(0, |absence| absence.seq);
+            lately || seq <= stream.flushed_top
+        };
+        let (covered, uncovered): (Vec<_>, Vec<_>) = gone
+            .into_iter()
+            .partition(|id| self.streams.get(id).is_some_and(covered));
+        for id in covered {
+            // It was issued before the flush.
+            self.give_up(id);
+        }
+        if !uncovered.is_empty() && self.flush == Flush::None {
+            self.flush = Flush::Due(now);
+        }
+    }
+
+    /// The flush, if it is time for it.
+    pub(crate) fn poll_flush(&mut self, now: Time) -> Option<Delivery> {
+        match self.flush {
+            Flush::Due(at) if now >= at => {}
+            _ => return None,
+        }
+        self.flush = Flush::InFlight(now);
+        let elapsed_ms = now.since(self.opened).as_millis() as u64;
+        Some(Delivery {
+            id: MessageId {
+                stream: self.own,
+                seq: 0,
+            },
+            purge: Purge::Everything,
+            age: Duration::ZERO,
+            arrival: now,
+            issued_wall_ms: self.own.epoch.stamp.saturating_add(elapsed_ms),
+        })
+    }
+
+    /// Takes the cache's answer to the flush.
+    pub(crate) fn handle_flushed(&mut self, now: Time, outcome: Outcome) {
+        let Flush::InFlight(begun) = self.flush else {
+            return;
+        };
+        if outcome != Outcome::Applied {
+            self.stats.apply_failed += 1;
+            self.flush = Flush::Due(now + FLUSH_RETRY);
+            return;
+        }
+        self.flush = Flush::None;
+        self.flushed_at = Some(begun);
+        self.stats.flushed += 1;
+        // What is in the cache from now on is younger; the margin is as for an empty cache.
+        self.born_min = self.born_min.max(begun - self.config.join_margin);
+        let gone: Vec<StreamId> = self
+            .streams
+            .iter_mut()
+            .map(|(&id, stream)| {
+                stream.flushed_top = stream.top;
+                (id, stream.absence.is_some())
+            })
+            .filter_map(|(id, absent)| absent.then_some(id))
+            .collect();
+        let mut messages = 0u64;
+        for id in gone {
+            let stream = self.streams.get(&id);
+            if stream.is_some_and(|stream| self.is_gone(id, stream)) {
+                messages = messages.saturating_add(self.give_up(id));
+            }
+        }
+        self.emit(Event::TooLongAway { messages });
+    }
+
+    /// Gives up what members have let expire of a stream; how many messages.
+    fn give_up(&mut self, id: StreamId) -> u64 {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return 0;
+        };
+        let below = stream
+            .absence
+            .take()
+            .map_or(0, |absence| absence.expired_below);
+        let below = below.min(stream.top.saturating_add(1));
+        if below <= stream.floor {
+            return 0;
+        }
+        let lost = stream
+            .wanted(stream.floor..=below - 1)
+            .fold(0, |n: u64, gap| n.saturating_add(width(&gap)));
+        stream.known.insert_range(stream.floor..=below - 1);
+        self.stats.lost = self.stats.lost.saturating_add(lost);
+        lost
+    }
+}
+
+impl Absence {
+    fn new(seq: u64, round: u64) -> Absence {
+        Absence {
+            seq,
+            since: round,
+            answered: BTreeSet::new(),
+            expired_below: 0,
+        }
+    }
+}
