@@ -7,12 +7,12 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `node` | the handle: start, issue, look, stop |
+//! | `node`, `ticket` | the handle: start, issue, look, stop |
 //! | `runtime` | the thread: receive, open, feed the core, keep its time |
 //! | `egress` | the way out: seal once, send to all |
 //! | `apply` | the way of a purge from the core into a cache |
 //! | `seal`, `keys` | sealed datagrams and the fleet's keys |
-//! | `config`, `parse` | what an operator may decide; how the file is read |
+//! | `config`, `parse`, `units` | what an operator may decide; how the file is read |
 //! | `status`, `counters`, `events`, `notices` | what an operator sees |
 //! | `net`, `sys` | sockets, clocks |
 #![deny(unsafe_code)]
@@ -34,6 +34,8 @@ mod runtime;
 mod seal;
 mod status;
 mod sys;
+mod ticket;
+mod units;
 
 pub use crate::apply::{Applier, Cache, IDLE_MAX, Job};
 pub use crate::config::{
@@ -41,10 +43,11 @@ pub use crate::config::{
 };
 pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
 pub use crate::net::BindError;
-pub use crate::node::{IssueError, Node, StartError, Ticket, node_id};
+pub use crate::node::{IssueError, Node, StartError, node_id};
 pub use crate::seal::{OpenError, SealError, Sealer};
 pub use crate::status::{Counter, DuplicateName, Notice, PeerStatus, SocketStatus, Status};
 pub use crate::sys::boot_clock;
+pub use crate::ticket::Ticket;
 pub use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId, Text as IdText};
 pub use powderhorn_protocol::purge;
 pub use powderhorn_protocol::purge::Purge;
