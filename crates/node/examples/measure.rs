@@ -89,7 +89,7 @@ fn start(round: Duration) -> Fleet {
         let peer = |(name, &address): (usize, &SocketAddr)| PeerConfig {
             name: format!("node-{name}"),
             site: String::new(),
-            address,
+            address: address.into(),
         };
         let mut config = Config {
             name: format!("node-{index}"),

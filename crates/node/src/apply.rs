@@ -88,14 +88,16 @@ impl Applier {
     /// Applies purges to `cache` until the node is stopped.
     pub fn run(&mut self, cache: &mut dyn Cache) {
         let shared = &*self.shared;
-        let batch = shared.config.limits.apply_batch.max(1);
         let _running = Running::begin(shared);
         let mut jobs: Vec<Job> = Vec::new();
         // Purges still to be applied one by one, so that the one which makes the cache panic fails
         // alone.
         let mut alone: usize = 0;
         while !shared.stopping() {
-            let batch = if alone > 0 { 1 } else { batch };
+            let batch = match alone {
+                0 => shared.config().limits.apply_batch.max(1),
+                _ => 1,
+            };
             {
                 let mut core = shared.core.lock();
                 let now = sys::boot_clock();

@@ -10,11 +10,15 @@
 //! [fleet]
 //! name = "production"
 //! key_file = "/etc/varnish/powderhorn.key"
+//! nodes_file = "/etc/varnish/nodes.conf"             # optional, watched
+//! nodes_port = 4277                # default: the port of node.listen
+//! dns = ["powderhorn.example.internal:4277"]         # optional, looked up again and again
+//! dns_interval = "10s"
 //!
 //! [[peer]]                         # this node itself may be among them
 //! name = "cache-fra-08"            # optional
 //! site = "fra"                     # optional
-//! address = "192.0.2.8:4277"
+//! address = "192.0.2.8:4277"       # or a host name, looked up as those of fleet.dns
 //!
 //! [purge]                          # all optional
 //! key_headers = ["Surrogate-Key", "xkey"]
@@ -26,6 +30,9 @@
 //! retention_bytes = "256MiB"
 //! round = "250ms"
 //! ```
+//!
+//! At run time, by a reload of the VCL: `[[peer]]`, `fleet.nodes_file`, `fleet.nodes_port`, `fleet.dns`,
+//! `fleet.dns_interval`, `limits.apply_batch`. The others take a restart of Varnish.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -33,12 +40,16 @@ use std::time::Duration;
 
 use powderhorn_protocol::bounds::NAME_BYTES_MAX;
 
+use crate::address::{HostName, PeerAddress};
 use crate::keys::KeyError;
 use crate::sys;
 
 /// Most peers. A purge is sent to each of them, one datagram after the other: beyond this a flat
 /// fleet is the wrong shape.
 pub const PEERS_MAX: usize = 4_096;
+
+/// Most names in `fleet.dns`.
+pub(crate) const NAMES_MAX: usize = 64;
 
 /// Lowest port: varnishd's child has no right to bind lower ones.
 pub const PORT_MIN: u16 = 1_024;
@@ -71,6 +82,8 @@ pub struct Config {
     pub key_file: Option<PathBuf>,
     /// `peer`: the other nodes. What names this node itself is left out.
     pub peers: Vec<PeerConfig>,
+    /// `fleet.nodes_file`, `fleet.dns` and what belongs to them.
+    pub discovery: Discovery,
     /// `purge`.
     pub purge: PurgeConfig,
     /// `limits`.
@@ -122,8 +135,42 @@ pub struct PeerConfig {
     pub name: String,
     /// `peer.site`; empty for none.
     pub site: String,
-    /// `peer.address`: where it receives and sends from.
-    pub address: SocketAddr,
+    /// `peer.address`: where it receives and sends from: an IP address or a host name, and a port of
+    /// 1024 and up. A name is looked up each `fleet.dns_interval`; if it leads to several
+    /// addresses, each is a peer.
+    pub address: PeerAddress,
+}
+
+/// Sources of peers that change by themselves. All sources add up, and what names this node itself
+/// is left out. A source that fails keeps the peers that it gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Discovery {
+    /// `fleet.nodes_file`: a file that lists nodes, as Varnish's own discovery tools write it
+    /// (sections are sites, entries `name = address`; see the module `nodes`). An absolute path. It
+    /// is looked at once a second; one that is not there yet, or has a mistake in it, is said loudly
+    /// and changes nothing.
+    pub nodes_file: Option<PathBuf>,
+    /// `fleet.nodes_port`: the port of all nodes in that file; 1024 to 65535. Ports in the file are
+    /// HTTP's and do not count. Default: the port of `node.listen`, of its first address.
+    pub nodes_port: Option<u16>,
+    /// `fleet.dns`: names that lead to nodes, such as that of a headless service, each with a
+    /// port: at most 64. All A and AAAA records count; of a name that has both, those of the family of
+    /// `node.listen`'s first address.
+    pub dns: Vec<HostName>,
+    /// `fleet.dns_interval`: how long after an answer a name is looked up again. 1 second to 1 hour;
+    /// default 10 seconds. An address goes when it is missing from three answers in a row.
+    pub dns_interval: Duration,
+}
+
+impl Default for Discovery {
+    fn default() -> Self {
+        Discovery {
+            nodes_file: None,
+            nodes_port: None,
+            dns: Vec::new(),
+            dns_interval: Duration::from_secs(10),
+        }
+    }
 }
 
 /// Bounds that an operator may move.
@@ -226,6 +273,7 @@ impl Config {
             fleet: "powderhorn".into(),
             key_file: None,
             peers: Vec::new(),
+            discovery: Discovery::default(),
             purge: PurgeConfig::default(),
             limits: Limits::default(),
         }
@@ -239,6 +287,14 @@ impl Config {
             source,
         })?;
         crate::parse::parse(path, &text)
+    }
+
+    /// Whether there may be peers.
+    pub(crate) fn has_peers(&self) -> bool {
+        let Discovery {
+            nodes_file, dns, ..
+        } = &self.discovery;
+        !self.peers.is_empty() || nodes_file.is_some() || !dns.is_empty()
     }
 
     /// Where it comes from, for people: the file's path.
@@ -264,12 +320,6 @@ impl Config {
             replay_window: limits.replay_window,
         }
     }
-}
-
-/// The address without what does not tell nodes apart: an IPv4 address that is written as IPv6 is
-/// that IPv4 address, and flow labels and scopes are nobody's name.
-pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
-    SocketAddr::new(address.ip().to_canonical(), address.port())
 }
 
 /// The host's name, as far as it is fit for a node's.

@@ -64,6 +64,17 @@ counters! {
     keys_reloaded,
     /// Times the key file was read again and not usable; the keys before it stay in use.
     keys_reload_failed,
+    /// Peers added, those of the start included.
+    members_added,
+    /// Peers removed while the node ran.
+    members_removed,
+    /// Times a source of members said what could not be used: an unfit nodes file, too many peers, or
+    /// addresses of a family that is not listened on.
+    members_source_errors,
+    /// Lookups of names begun.
+    dns_lookups,
+    /// Lookups of names that failed, led nowhere or took too long; their peers stay.
+    dns_failures,
     /// Panics caught while purges were applied; the batch was tried again.
     apply_panics,
     /// Purges whose issuer did not say what became of them here; they are applied by the applier.

@@ -103,12 +103,13 @@ impl Shared {
     /// Sends what this thread has just issued. The purge is issued whatever happens here, so a
     /// panic is not passed on.
     pub fn send_issued(&self) {
-        if self.peers.is_empty() {
+        let peers = self.peers.read().count();
+        if peers == 0 {
             return;
         }
         let now = sys::boot_clock().as_us();
         let last = self.egress.issued_us.swap(now, Ordering::Relaxed);
-        if now.saturating_sub(last) < IDLE_US || self.peers.len() > ISSUER_PEERS_MAX {
+        if now.saturating_sub(last) < IDLE_US || peers > ISSUER_PEERS_MAX {
             self.wake.notify_one();
             return;
         }
@@ -130,14 +131,15 @@ impl Sender {
             counters.seal_failed.fetch_add(1, Ordering::Relaxed);
             return;
         }
+        let peers = shared.peers();
         match transmit.to {
             To::All => {
-                for peer in &shared.peers {
+                for (_, peer) in peers.iter() {
                     self.send_to(shared, peer.address, true);
                 }
             }
             To::Peer(id) => {
-                if let Some(peer) = shared.peer(id) {
+                if let Some(peer) = peers.get(id) {
                     self.send_to(shared, peer.address, false);
                 }
             }

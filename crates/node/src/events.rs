@@ -3,18 +3,18 @@
 use log::Level;
 use powderhorn_protocol::{Event, PeerId};
 
+use crate::membership;
 use crate::node::Shared;
 
 /// Says what has happened.
 pub(crate) fn tell(shared: &Shared, event: &Event) {
-    let who = |peer: PeerId| {
-        let config = shared.peer(peer);
-        config.map_or_else(String::new, |peer| match peer.name.as_str() {
-            "" => peer.address.to_string(),
-            name => format!("{name} ({})", peer.address),
-        })
+    let (peers, config) = (shared.peers(), shared.config());
+    let who = |id: PeerId| {
+        // It may have gone since.
+        let gone = || "a former peer".to_owned();
+        peers.get(id).map_or_else(gone, membership::who)
     };
-    let own = &shared.config.name;
+    let own = &config.name;
     let notices = &shared.notices;
     match *event {
         Event::PeerUp(peer) => notices.say(Level::Info, format!("peer up: {}", who(peer))),

@@ -1,6 +1,8 @@
-//! For tests only: a look at each datagram that is about to be sent.
+//! For tests only: a look at each datagram that is about to be sent, and names that lead elsewhere.
 
 use std::net::SocketAddr;
+
+pub use crate::lookup::Resolver;
 
 /// A datagram on its way to one peer.
 #[derive(Clone, Copy, Debug)]

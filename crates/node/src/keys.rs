@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 use chacha20poly1305::{KeyInit, XChaCha20Poly1305};
 use sha2::{Digest, Sha256};
 
+use crate::watch::Stamp;
+
 /// Most keys in a file: two are in use during a rotation, and each is looked through for each
 /// datagram.
 pub const KEYS_MAX: usize = 16;
@@ -147,15 +149,6 @@ fn decode(text: &str) -> Option<[u8; 32]> {
     Some(key)
 }
 
-/// What tells one state of a file from another without reading it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    inode: u64,
-    len: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
 /// Watches the key file for changes.
 #[derive(Debug)]
 pub(crate) struct KeyFile {
@@ -168,7 +161,7 @@ impl KeyFile {
     /// Reads the file for the first time.
     pub fn open(path: &Path) -> Result<(KeyFile, Keyring), KeyError> {
         // Looked at before it is read: a change in between is read once more, not missed.
-        let tried = stamp(path);
+        let tried = Stamp::of(path);
         let keyring = Keyring::load(path)?;
         let file = KeyFile {
             path: path.into(),
@@ -179,7 +172,7 @@ impl KeyFile {
 
     /// What became of the file since the last call: `None` for no change.
     pub fn poll(&mut self) -> Option<Result<Keyring, KeyError>> {
-        let now = stamp(&self.path);
+        let now = Stamp::of(&self.path);
         if now == self.tried {
             return None;
         }
@@ -191,16 +184,6 @@ impl KeyFile {
     pub fn world_readable(&self) -> bool {
         std::fs::metadata(&self.path).is_ok_and(|meta| meta.mode() & 0o004 != 0)
     }
-}
-
-fn stamp(path: &Path) -> Option<Stamp> {
-    let meta = std::fs::metadata(path).ok()?;
-    Some(Stamp {
-        inode: meta.ino(),
-        len: meta.len(),
-        modified: (meta.mtime(), meta.mtime_nsec()),
-        changed: (meta.ctime(), meta.ctime_nsec()),
-    })
 }
 
 #[cfg(test)]

@@ -7,16 +7,19 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `node`, `ticket` | the handle: start, issue, look, stop |
+//! | `node`, `start`, `ticket` | the handle: start, issue, look, stop |
 //! | `runtime` | the thread: receive, open, feed the core, keep its time |
 //! | `egress` | the way out: seal once, send to all |
 //! | `apply` | the way of a purge from the core into a cache |
 //! | `seal`, `keys` | sealed datagrams and the fleet's keys |
 //! | `config`, `parse`, `units` | what an operator may decide; how the file is read |
+//! | `members`, `nodes`, `lookup`, `address` | who is in the fleet: a list, a file, names |
+//! | `peers`, `membership` | the peers of the moment; how they change |
 //! | `status`, `counters`, `events`, `notices` | what an operator sees |
-//! | `net`, `sys` | sockets, clocks |
+//! | `net`, `watch`, `sys` | sockets, files, clocks |
 #![deny(unsafe_code)]
 
+mod address;
 mod apply;
 mod config;
 mod counters;
@@ -26,26 +29,38 @@ mod events;
 pub mod hooks;
 mod keys;
 mod lock;
+mod lookup;
+mod members;
+mod membership;
 mod net;
 mod node;
+mod nodes;
 mod notices;
 mod parse;
+mod peers;
 mod runtime;
 mod seal;
+mod start;
 mod status;
 mod sys;
 mod ticket;
 mod units;
+mod watch;
 
+pub use crate::address::{HostName, PeerAddress};
 pub use crate::apply::{Applier, Cache, IDLE_MAX, Job};
 pub use crate::config::{
-    Config, ConfigError, KEY_HEADERS, Limits, PEERS_MAX, PORT_MIN, PeerConfig, PurgeConfig,
+    Config, ConfigError, Discovery, KEY_HEADERS, Limits, PEERS_MAX, PORT_MIN, PeerConfig,
+    PurgeConfig,
 };
 pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
 pub use crate::net::BindError;
 pub use crate::node::{IssueError, Node, StartError, node_id};
+pub use crate::nodes::NodesError;
 pub use crate::seal::{OpenError, SealError, Sealer};
-pub use crate::status::{Counter, DuplicateName, Notice, PeerStatus, SocketStatus, Status};
+pub use crate::status::{
+    Counter, DuplicateName, Notice, PeerStatus, SocketStatus, SourceStatus, Status,
+};
 pub use crate::sys::boot_clock;
 pub use crate::ticket::Ticket;
 pub use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId, Text as IdText};

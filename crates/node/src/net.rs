@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use rustix::net::sockopt;
 use socket2::{Domain, Protocol, Socket as RawSocket, Type};
 
-use crate::config::canonical;
+use crate::address::canonical;
 use crate::counters::Counters;
 
 /// Why a socket cannot be had.

@@ -6,27 +6,29 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use log::Level;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, RwLock};
 use powderhorn_protocol::id::{MessageId, MessageIds, NodeId};
 use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::store::MemoryStore;
-use powderhorn_protocol::{Core, Identity, Knowledge, Outcome, PeerId, PurgeError};
+use powderhorn_protocol::{Core, Knowledge, Outcome, PurgeError};
+use rand::RngCore;
 use rand::rngs::StdRng;
-use rand::{RngCore, SeedableRng};
 use sha2::{Digest, Sha256};
 use tokio::sync::Notify;
 
 use crate::apply::Applier;
-use crate::config::{Config, PeerConfig};
+use crate::config::Config;
 use crate::counters::Counters;
 use crate::egress::Egress;
-use crate::keys::{KeyError, KeyFile, Keyring};
+use crate::keys::{KeyError, KeyFile};
 use crate::lock::{Lock, Signal};
-use crate::net::{self, BindError, Socket};
+use crate::lookup::{self, Answer, Resolver};
+use crate::members::Members;
+use crate::net::BindError;
 use crate::notices::Notices;
+use crate::peers::Peers;
 use crate::runtime::Runtime;
-use crate::seal::Sealer;
+use crate::start::prepare;
 use crate::status::{Counter, Status};
 use crate::sys;
 use crate::ticket::Ticket;
@@ -36,7 +38,7 @@ pub(crate) type NodeCore = Core<MemoryStore, StdRng>;
 /// Why a node did not start. Nothing of it runs.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// There are peers and no key file is named.
+    /// There are peers, or sources of them, and no key file is named.
     #[error("fleet.key_file: needed where there are peers: nothing is sent in the clear")]
     NoKeys,
     /// The key file is not usable.
@@ -71,7 +73,8 @@ pub(crate) struct SocketInfo {
 
 /// What the host's threads and the runtime's share.
 pub(crate) struct Shared {
-    pub config: Config,
+    /// As last applied; what is fixed for the node's life never changes in it.
+    pub config: RwLock<Arc<Config>>,
     pub node: NodeId,
     pub core: Lock<NodeCore>,
     /// Signalled when purges are ready for an idle applier.
@@ -82,14 +85,21 @@ pub(crate) struct Shared {
     pub counters: Counters,
     pub notices: Notices,
     pub sockets: Vec<SocketInfo>,
-    /// The other nodes; their places are their [`PeerId`]s.
-    pub peers: Vec<PeerConfig>,
+    /// The other nodes. Changed under the core's lock.
+    pub peers: RwLock<Arc<Peers>>,
+    /// Who the other nodes are. Locked before the core, never while it is.
+    pub members: Mutex<Members>,
+    /// The sources of members are to be looked at without waiting for the next second.
+    pub members_due: AtomicBool,
+    /// What became of lookups.
+    pub answers: Mutex<Vec<Answer>>,
+    pub resolver: Resolver,
     pub egress: Egress,
     /// Ids of the keys in use, and why a changed key file is not used, if so.
     pub keys: Mutex<(Vec<String>, Option<String>)>,
-    stop: AtomicBool,
-    threads: Mutex<Threads>,
-    threads_changed: Condvar,
+    pub stop: AtomicBool,
+    pub threads: Mutex<Threads>,
+    pub threads_changed: Condvar,
 }
 
 /// What the node's two threads are doing.
@@ -129,8 +139,14 @@ impl Shared {
         }
     }
 
-    pub fn peer(&self, id: PeerId) -> Option<&PeerConfig> {
-        self.peers.get(usize::try_from(id.0).ok()?)
+    /// The configuration of the moment.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.read().clone()
+    }
+
+    /// The peers of the moment.
+    pub fn peers(&self) -> Arc<Peers> {
+        self.peers.read().clone()
     }
 
     pub fn threads(&self) -> Threads {
@@ -181,7 +197,7 @@ pub fn node_id(name: &str) -> NodeId {
 /// A running node. Clones are handles to the same one; when the last is dropped, it stops.
 #[derive(Clone)]
 pub struct Node {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     handle: Arc<Handle>,
 }
 
@@ -201,7 +217,18 @@ impl Node {
     /// Binds the sockets, reads the keys and starts the node's thread. `cache_uptime` is how long
     /// ago the cache came up empty: older purges (plus a margin) need not be applied.
     pub fn start(config: Config, cache_uptime: Duration) -> Result<Node, StartError> {
-        let (shared, key_file) = prepare(config, cache_uptime)?;
+        let (shared, key_file) = prepare(config, cache_uptime, lookup::system())?;
+        Self::run(shared, key_file)
+    }
+
+    /// The same, with somebody else to look names up.
+    #[cfg(feature = "test-hooks")]
+    pub fn start_resolving(
+        config: Config,
+        cache_uptime: Duration,
+        resolver: Resolver,
+    ) -> Result<Node, StartError> {
+        let (shared, key_file) = prepare(config, cache_uptime, resolver)?;
         Self::run(shared, key_file)
     }
 
@@ -212,7 +239,7 @@ impl Node {
         cache_uptime: Duration,
         filter: crate::hooks::OutgoingFilter,
     ) -> Result<Node, StartError> {
-        let (shared, key_file) = prepare(config, cache_uptime)?;
+        let (shared, key_file) = prepare(config, cache_uptime, lookup::system())?;
         shared.egress.sender.lock().filter = Some(filter);
         Self::run(shared, key_file)
     }
@@ -297,21 +324,9 @@ impl Node {
         self.shared.core.lock().knows(id)
     }
 
-    /// The configuration that it runs with.
-    pub fn config(&self) -> &Config {
-        &self.shared.config
-    }
-
-    /// Whether `config` says what this node runs with, wherever it was read from.
-    pub fn same_config(&self, config: &Config) -> bool {
-        let path = None;
-        Config {
-            path: path.clone(),
-            ..config.clone()
-        } == Config {
-            path,
-            ..self.config().clone()
-        }
+    /// The configuration that it runs with now.
+    pub fn config(&self) -> Arc<Config> {
+        self.shared.config()
     }
 
     /// The addresses that it receives on.
@@ -356,107 +371,4 @@ impl Node {
             .timed_out()
             || !busy(&mut threads)
     }
-}
-
-/// Everything that can fail before there is a thread.
-fn prepare(
-    config: Config,
-    cache_uptime: Duration,
-) -> Result<(Shared, Option<KeyFile>), StartError> {
-    let notices = Notices::default();
-    let (mut key_file, mut keyring) = (None, None);
-    if let Some(path) = &config.key_file {
-        let (file, keys) = KeyFile::open(path)?;
-        if file.world_readable() {
-            let text = format!(
-                "{} can be read by everybody on this host: chmod 640 it, with the group of the \
-                 cache's user",
-                path.display()
-            );
-            notices.say(Level::Warn, text);
-        }
-        (key_file, keyring) = (Some(file), Some(keys));
-    } else if !config.peers.is_empty() {
-        return Err(StartError::NoKeys);
-    }
-    let key_ids = keyring.as_ref().map_or_else(Vec::new, Keyring::ids);
-    let sealer = keyring.map(|keyring| Arc::new(Sealer::new(&config.fleet, keyring)));
-    let mut sockets = Vec::new();
-    // Without keys nothing can be opened, so nothing is listened to either.
-    for &address in config.listen.iter().filter(|_| sealer.is_some()) {
-        let socket = Socket::bind(address, config.limits.socket_bytes)?;
-        sockets.push(Arc::new(socket));
-    }
-    let peers = others(&config, &sockets, &notices);
-
-    let now = sys::boot_clock();
-    let mut rng = random()?;
-    let node = node_id(&config.name);
-    let identity = Identity {
-        node,
-        // 0 stands for whoever receives it.
-        instance: rng.next_u64().max(1),
-        stamp: sys::wall_clock_ms(),
-    };
-    let (store, cache_started) = (MemoryStore::new(), now - cache_uptime);
-    let mut core = Core::new(identity, config.for_core(), store, rng, now, cache_started);
-    for (id, peer) in (0..).map(PeerId).zip(&peers) {
-        core.add_peer(now, id, &peer.site);
-    }
-    let info = |socket: &Arc<Socket>| SocketInfo {
-        local: socket.local,
-        receive_bytes: socket.receive_bytes,
-        send_bytes: socket.send_bytes,
-    };
-    let shared = Shared {
-        node,
-        core: Lock::new(core),
-        ready: Signal::new(),
-        applier_idle: AtomicBool::new(false),
-        wake: Notify::new(),
-        counters: Counters::default(),
-        notices,
-        sockets: sockets.iter().map(info).collect(),
-        peers,
-        egress: Egress::new(sockets, sealer, random()?),
-        keys: Mutex::new((key_ids, None)),
-        stop: AtomicBool::new(false),
-        threads: Mutex::new(Threads {
-            runtime: RuntimeState::Running,
-            applier: ApplierState::NotStarted,
-        }),
-        threads_changed: Condvar::new(),
-        config,
-    };
-    Ok((shared, key_file))
-}
-
-fn random() -> Result<StdRng, StartError> {
-    StdRng::try_from_os_rng().map_err(|error| StartError::Runtime(io::Error::other(error)))
-}
-
-/// The peers without this node itself. It is known by its address only: a name may be somebody
-/// else's by mistake, and then both must meet so that the mistake is noticed.
-fn others(config: &Config, sockets: &[Arc<Socket>], notices: &Notices) -> Vec<PeerConfig> {
-    let is_self = |peer: &&PeerConfig| {
-        config.advertise == Some(peer.address)
-            || sockets.iter().any(|socket| {
-                let own = socket.local;
-                let wildcard = own.ip().is_unspecified()
-                    && own.port() == peer.address.port()
-                    && own.is_ipv4() == peer.address.is_ipv4();
-                own == peer.address || (wildcard && net::is_local(peer.address))
-            })
-    };
-    let others = config.peers.iter().filter(|peer| !is_self(peer));
-    let others: Vec<PeerConfig> = others.cloned().collect();
-    for peer in others.iter().filter(|peer| peer.name == config.name) {
-        let text = format!(
-            "peer {} at {} has this node's name, and no address of this host: if it is this node, \
-             set node.advertise; if not, two nodes have one name",
-            peer.name, peer.address
-        );
-        notices.say(Level::Warn, text);
-    }
-    others
 }

@@ -1,25 +1,22 @@
 //! Reads the configuration file. Each error names file, line and key, and a file with an error in
 //! it is not used at all. A key that is not known is an error, too.
 
+mod limits;
+
 use std::collections::HashMap;
 use std::fmt::Display;
 use std::net::SocketAddr;
-use std::ops::{Range, RangeInclusive};
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use powderhorn_protocol::bounds::NAME_BYTES_MAX;
-use powderhorn_protocol::purge::{HEADER_NAME_BYTES_MAX, is_token};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::config::{
-    Config, ConfigError, Limits, PEERS_MAX, PORT_MIN, PeerConfig, PurgeConfig, canonical,
-};
+use crate::address::{HostName, PeerAddress, canonical, family, of_one_node, same_family};
+use crate::config::{Config, ConfigError, Discovery, NAMES_MAX, PEERS_MAX, PORT_MIN, PeerConfig};
 use crate::keys::Keyring;
-use crate::units::{
-    BYTE_UNITS, DAY_MS, DURATION_UNITS, GIB, KIB, MIB, MINUTE_MS, in_units, quantity,
-};
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
@@ -50,6 +47,10 @@ struct RawNode {
 struct RawFleet {
     name: Option<Spanned<String>>,
     key_file: Option<Spanned<String>>,
+    nodes_file: Option<Spanned<String>>,
+    nodes_port: Option<Spanned<i64>>,
+    dns: Option<Spanned<Vec<Spanned<String>>>>,
+    dns_interval: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -83,9 +84,6 @@ struct RawLimits {
     socket_bytes: Option<Spanned<String>>,
 }
 
-/// Most names in `purge.key_headers`: each header of each response is compared with them.
-const KEY_HEADERS_MAX: usize = 32;
-
 type Result<T> = std::result::Result<T, ConfigError>;
 
 /// Checks `text`; errors name `path`.
@@ -114,21 +112,32 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Config> {
     config.purge = source.purge(&raw.purge)?;
     config.limits = source.limits(&raw.limits)?;
     config.peers = source.peers(&raw.peer, &config)?;
-    if let Some(key_file) = &raw.fleet.key_file {
-        let file = Path::new(key_file.get_ref());
-        if !file.is_absolute() {
-            let problem = format!("fleet.key_file: must be an absolute path, not {file:?}");
-            return Err(source.error(key_file.span(), problem));
-        }
-        Keyring::load(file).map_err(|error| ConfigError::Keys {
+    config.discovery = source.discovery(&raw.fleet)?;
+    // Where the first source of peers is written; a peer that is this node itself is none.
+    let peer = raw.peer.first().filter(|_| !config.peers.is_empty());
+    let nodes_file = raw.fleet.nodes_file.as_ref().map(Spanned::span);
+    let dns = raw
+        .fleet
+        .dns
+        .as_ref()
+        .filter(|names| !names.get_ref().is_empty());
+    let peers = nodes_file
+        .or(dns.map(Spanned::span))
+        .or(peer.map(Spanned::span));
+    if let Some(span) = peers.clone().filter(|_| config.listen.is_empty()) {
+        return Err(source.error(span, "node.listen: needed where there are peers"));
+    }
+    if let Some(raw) = &raw.fleet.key_file {
+        let file = source.absolute("fleet.key_file", raw)?;
+        Keyring::load(&file).map_err(|error| ConfigError::Keys {
             path: path.into(),
-            line: source.line(key_file.span().start),
+            line: source.line(raw.span().start),
             source: error,
         })?;
-        config.key_file = Some(file.into());
-    } else if let (Some(peer), false) = (raw.peer.first(), config.peers.is_empty()) {
+        config.key_file = Some(file);
+    } else if let Some(span) = peers {
         let problem = "fleet.key_file: needed where there are peers: nothing is sent in the clear";
-        return Err(source.error(peer.span(), problem));
+        return Err(source.error(span, problem));
     }
     Ok(config)
 }
@@ -207,24 +216,96 @@ impl Source<'_> {
         let Ok(address) = text.parse::<SocketAddr>() else {
             let problem = format!(
                 "{key}: must be an IP address and a port, such as \"192.0.2.8:4277\" or \
-                 \"[2001:db8::8]:4277\", not {text:?} (host names are not supported yet)"
+                 \"[2001:db8::8]:4277\", not {text:?}"
             );
             return Err(self.error(span, problem));
         };
-        if address.port() < PORT_MIN {
-            let problem = format!(
-                "{key}: the port must be {PORT_MIN} or above, not {}: varnishd's child may not \
-                 bind lower ones",
-                address.port()
-            );
-            return Err(self.error(span, problem));
-        }
+        self.check_port(key, span, address.port())?;
         Ok(canonical(address))
+    }
+
+    fn check_port(&self, key: &str, span: Range<usize>, port: u16) -> Result<()> {
+        if port >= PORT_MIN {
+            return Ok(());
+        }
+        let problem = format!(
+            "{key}: the port must be {PORT_MIN} or above, not {port}: varnishd's child may not \
+             bind lower ones"
+        );
+        Err(self.error(span, problem))
+    }
+
+    fn host_name(&self, key: &str, raw: &Spanned<String>) -> Result<HostName> {
+        let text = raw.get_ref();
+        let Some(name) = HostName::parse(text) else {
+            let problem = format!(
+                "{key}: must be a host name and a port, such as \"caches.example.org:4277\", not \
+                 {text:?}"
+            );
+            return Err(self.error(raw.span(), problem));
+        };
+        self.check_port(key, raw.span(), name.port())?;
+        Ok(name)
+    }
+
+    /// An address, or a name that leads to one.
+    fn peer_place(&self, key: &str, raw: &Spanned<String>) -> Result<PeerAddress> {
+        let text = raw.get_ref();
+        if text.parse::<SocketAddr>().is_ok() {
+            return self.peer_address(key, raw).map(PeerAddress::Fixed);
+        }
+        if HostName::parse(text).is_some() {
+            return self.host_name(key, raw).map(PeerAddress::Name);
+        }
+        let problem = format!(
+            "{key}: must be an IP address or a host name, and a port, such as \"192.0.2.8:4277\", \
+             \"[2001:db8::8]:4277\" or \"cache-2.example.org:4277\", not {text:?}"
+        );
+        Err(self.error(raw.span(), problem))
+    }
+
+    fn absolute(&self, key: &str, raw: &Spanned<String>) -> Result<PathBuf> {
+        let file = Path::new(raw.get_ref());
+        if !file.is_absolute() {
+            let problem = format!("{key}: must be an absolute path, not {file:?}");
+            return Err(self.error(raw.span(), problem));
+        }
+        Ok(file.into())
+    }
+
+    fn discovery(&self, raw: &RawFleet) -> Result<Discovery> {
+        let mut discovery = Discovery::default();
+        if let Some(raw) = &raw.nodes_file {
+            discovery.nodes_file = Some(self.absolute("fleet.nodes_file", raw)?);
+        }
+        if let Some(raw) = &raw.nodes_port {
+            let range = u64::from(PORT_MIN)..=u64::from(u16::MAX);
+            discovery.nodes_port = Some(self.number("fleet.nodes_port", raw, range)? as u16);
+        }
+        if let Some(raw) = &raw.dns {
+            if let Some(beyond) = raw.get_ref().get(NAMES_MAX) {
+                let problem = format!("fleet.dns: there may be at most {NAMES_MAX} names");
+                return Err(self.error(beyond.span(), problem));
+            }
+            for raw in raw.get_ref() {
+                let name = self.host_name("fleet.dns", raw)?;
+                if discovery.dns.contains(&name) {
+                    return Err(self.error(raw.span(), format!("fleet.dns: {name} twice")));
+                }
+                discovery.dns.push(name);
+            }
+        }
+        if let Some(raw) = &raw.dns_interval {
+            let range = 1_000..=3_600_000;
+            let interval = self.duration("fleet.dns_interval", raw, range)?;
+            discovery.dns_interval = Duration::from_millis(interval);
+        }
+        Ok(discovery)
     }
 
     fn peer_address(&self, key: &str, raw: &Spanned<String>) -> Result<SocketAddr> {
         let address = self.address(key, raw.span(), raw.get_ref())?;
-        if address.ip().is_unspecified() || address.ip().is_multicast() {
+        if !of_one_node(address.ip()) {
             let problem = format!(
                 "{key}: must be the address of one node, not {}",
                 address.ip()
@@ -276,7 +357,7 @@ impl Source<'_> {
                 let problem = format!("{}: missing", key("address"));
                 return Err(self.error(entry.span(), problem));
             };
-            let address = self.peer_address(&key("address"), raw_address)?;
+            let address = self.peer_place(&key("address"), raw_address)?;
             let mut name = String::new();
             if let Some(raw_name) = &peer.name {
                 name = self.name(&key("name"), raw_name, 1)?;
@@ -290,25 +371,25 @@ impl Source<'_> {
                 None => String::new(),
             };
             let error = |problem| Err(self.error(raw_address.span(), problem));
-            if let Some(other) = addresses.insert(address, number) {
+            if let Some(other) = addresses.insert(address.clone(), number) {
                 return error(format!(
                     "{}: {address} is peer[{other}]'s, too",
                     key("address")
                 ));
             }
-            // One list of peers may serve the whole fleet: this node itself is left out of it.
-            if config.advertise == Some(address) || config.listen.contains(&address) {
-                continue;
-            }
-            if config.listen.is_empty() {
-                return error("node.listen: needed where there are peers".into());
-            }
-            if !config.listen.iter().any(|own| same_family(*own, address)) {
-                let family = family(address);
-                return error(format!(
-                    "{}: {address} cannot be reached: node.listen has no {family} address",
-                    key("address")
-                ));
+            if let PeerAddress::Fixed(address) = address {
+                // One list of peers may serve the whole fleet: this node itself is left out of it.
+                if config.advertise == Some(address) || config.listen.contains(&address) {
+                    continue;
+                }
+                let mut listen = config.listen.iter();
+                if !config.listen.is_empty() && !listen.any(|own| same_family(*own, address)) {
+                    let family = family(address);
+                    return error(format!(
+                        "{}: {address} cannot be reached: node.listen has no {family} address",
+                        key("address")
+                    ));
+                }
             }
             peers.push(PeerConfig {
                 name,
@@ -318,133 +399,6 @@ impl Source<'_> {
         }
         Ok(peers)
     }
-
-    fn purge(&self, raw: &RawPurge) -> Result<PurgeConfig> {
-        let mut purge = PurgeConfig::default();
-        if let Some(raw) = &raw.key_headers {
-            let names = raw.get_ref();
-            if !(1..=KEY_HEADERS_MAX).contains(&names.len()) {
-                let problem =
-                    format!("purge.key_headers: must be 1 to {KEY_HEADERS_MAX} header names");
-                return Err(self.error(raw.span(), problem));
-            }
-            purge.key_headers.clear();
-            for raw in names {
-                let name = raw.get_ref();
-                if !is_token(name.as_bytes()) || name.len() > HEADER_NAME_BYTES_MAX {
-                    let problem = format!(
-                        "purge.key_headers: not a header's name of 1 to {HEADER_NAME_BYTES_MAX} \
-                         characters: {name:?}"
-                    );
-                    return Err(self.error(raw.span(), problem));
-                }
-                purge.key_headers.push(name.clone());
-            }
-        }
-        if let Some(raw) = &raw.bans_max {
-            purge.bans_max = self.number("purge.bans_max", raw, 16..=1_000_000)?;
-        }
-        if let Some(raw) = &raw.soft_rate {
-            purge.soft_rate = self.number("purge.soft_rate", raw, 1..=10_000_000)?;
-        }
-        Ok(purge)
-    }
-
-    fn limits(&self, raw: &RawLimits) -> Result<Limits> {
-        let mut limits = Limits::default();
-        let duration = |value: u64| Duration::from_millis(value);
-        let month = 30 * DAY_MS;
-        if let Some(raw) = &raw.retention {
-            limits.retention = duration(self.duration("retention", raw, MINUTE_MS..=month)?);
-        }
-        if let Some(raw) = &raw.retention_bytes {
-            limits.retention_bytes = self.bytes("retention_bytes", raw, MIB..=64 * GIB)?;
-        }
-        if let Some(raw) = &raw.round {
-            limits.round = duration(self.duration("round", raw, 20..=MINUTE_MS)?);
-        }
-        if let Some(raw) = &raw.own_site_percent {
-            limits.own_site_percent = self.number("limits.own_site_percent", raw, 0..=100)? as u32;
-        }
-        if let Some(raw) = &raw.repair_bytes_peer {
-            limits.repair_bytes_peer = self.bytes("repair_bytes_peer", raw, 4 * KIB..=GIB)?;
-        }
-        if let Some(raw) = &raw.repair_bytes_all {
-            limits.repair_bytes_all = self.bytes("repair_bytes_all", raw, 4 * KIB..=GIB)?;
-        }
-        if let Some(raw) = &raw.join_margin {
-            limits.join_margin = duration(self.duration("join_margin", raw, 0..=month)?);
-        }
-        if let Some(raw) = &raw.replay_window {
-            limits.replay_window = self.number("limits.replay_window", raw, 1_024..=16_777_216)?;
-        }
-        if let Some(raw) = &raw.apply_batch {
-            limits.apply_batch = self.number("limits.apply_batch", raw, 1..=4_096)? as usize;
-        }
-        if let Some(raw) = &raw.socket_bytes {
-            let bytes = self.bytes("socket_bytes", raw, 64 * KIB..=GIB)?;
-            limits.socket_bytes = bytes as usize;
-        }
-        Ok(limits)
-    }
-
-    fn number(&self, key: &str, raw: &Spanned<i64>, range: RangeInclusive<u64>) -> Result<u64> {
-        let value = u64::try_from(*raw.get_ref()).ok();
-        value.filter(|value| range.contains(value)).ok_or_else(|| {
-            let (least, most) = range.into_inner();
-            let problem = format!("{key}: must be {least} to {most}, not {}", raw.get_ref());
-            self.error(raw.span(), problem)
-        })
-    }
-
-    /// Milliseconds.
-    fn duration(
-        &self,
-        key: &str,
-        raw: &Spanned<String>,
-        range: RangeInclusive<u64>,
-    ) -> Result<u64> {
-        let kind = "a duration such as \"250ms\", \"90s\", \"10m\", \"24h\" or \"7d\"";
-        self.quantity(key, raw, range, &DURATION_UNITS, kind)
-    }
-
-    fn bytes(&self, key: &str, raw: &Spanned<String>, range: RangeInclusive<u64>) -> Result<u64> {
-        let kind = "a size such as \"4096B\", \"128KiB\", \"256MiB\" or \"2GiB\"";
-        self.quantity(key, raw, range, &BYTE_UNITS, kind)
-    }
-
-    fn quantity(
-        &self,
-        key: &str,
-        raw: &Spanned<String>,
-        range: RangeInclusive<u64>,
-        units: &[(&str, u64)],
-        kind: &str,
-    ) -> Result<u64> {
-        let text = raw.get_ref();
-        let Some(value) = quantity(text, units) else {
-            let problem = format!("limits.{key}: must be {kind}, not {text:?}");
-            return Err(self.error(raw.span(), problem));
-        };
-        if range.contains(&value) {
-            return Ok(value);
-        }
-        let (least, most) = (range.start(), range.end());
-        let problem = format!(
-            "limits.{key}: must be {} to {}, not {text}",
-            in_units(*least, units),
-            in_units(*most, units)
-        );
-        Err(self.error(raw.span(), problem))
-    }
-}
-
-fn same_family(a: SocketAddr, b: SocketAddr) -> bool {
-    a.is_ipv4() == b.is_ipv4()
-}
-
-fn family(address: SocketAddr) -> &'static str {
-    if address.is_ipv4() { "IPv4" } else { "IPv6" }
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! The node's own thread: receives, opens, feeds the core, keeps its time, and sends what others
 //! have not sent yet.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -11,13 +10,13 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use log::Level;
-use powderhorn_protocol::PeerId;
 use powderhorn_protocol::bounds::DATAGRAM_BYTES_MAX;
 use powderhorn_protocol::time::Time;
 
 use crate::keys::KeyFile;
 use crate::net::Receiver;
 use crate::node::{RuntimeState, Shared};
+use crate::peers::Peers;
 use crate::seal::{OpenError, Sealer};
 use crate::{events, sys};
 
@@ -42,7 +41,6 @@ pub(crate) struct Runtime {
     sockets: Vec<Receiver>,
     sealer: Option<Arc<Sealer>>,
     key_file: Option<KeyFile>,
-    peers: HashMap<SocketAddr, PeerId>,
     housekeeping: Instant,
 }
 
@@ -61,9 +59,7 @@ impl Runtime {
             let receivers = sockets.iter().map(|socket| socket.receiver());
             receivers.collect::<io::Result<_>>()?
         };
-        let addresses = shared.peers.iter().map(|peer| peer.address);
         let mut state = Runtime {
-            peers: addresses.zip(0..).map(|(a, i)| (a, PeerId(i))).collect(),
             sockets,
             sealer,
             key_file,
@@ -124,6 +120,9 @@ impl Runtime {
             if self.housekeeping.elapsed() >= HOUSEKEEPING {
                 self.housekeeping = Instant::now();
                 self.keep_house();
+                shared.keep_members();
+            } else if shared.members_due.load(Ordering::SeqCst) {
+                shared.keep_members();
             }
             if shared.stopping() {
                 shared.send_waiting(STOP_SEND_MAX);
@@ -146,18 +145,20 @@ impl Runtime {
         // One byte more than a datagram may have, so that a longer one is seen to be longer.
         let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
         let mut more = false;
+        let peers = self.shared.peers();
         for socket in &self.sockets {
-            more |= self.receive_from(socket, &mut buffer);
+            more |= self.receive_from(socket, &peers, &mut buffer);
         }
         more
     }
 
-    fn receive_from(&self, socket: &Receiver, buffer: &mut [u8]) -> bool {
+    fn receive_from(&self, socket: &Receiver, peers: &Peers, buffer: &mut [u8]) -> bool {
         let counters = &self.shared.counters;
         for _ in 0..RECEIVE_BATCH {
             match socket.receive(buffer) {
                 Ok((len, from)) => {
-                    self.take(buffer.get_mut(..len).unwrap_or_default(), from);
+                    let datagram = buffer.get_mut(..len).unwrap_or_default();
+                    self.take(datagram, from, peers);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 // An earlier datagram was refused where it went, for example.
@@ -170,13 +171,13 @@ impl Runtime {
     }
 
     /// Takes one datagram. What is no peer's, or does not open, costs no more than a look.
-    fn take(&self, datagram: &mut [u8], from: SocketAddr) {
+    fn take(&self, datagram: &mut [u8], from: SocketAddr, peers: &Peers) {
         let shared = &self.shared;
         let counters = &shared.counters;
         let len = datagram.len() as u64;
         counters.net_datagrams_in.fetch_add(1, Ordering::Relaxed);
         counters.net_bytes_in.fetch_add(len, Ordering::Relaxed);
-        let Some(&peer) = self.peers.get(&from) else {
+        let Some(peer) = peers.at(from) else {
             counters.net_strangers.fetch_add(1, Ordering::Relaxed);
             return;
         };
@@ -259,7 +260,7 @@ impl Runtime {
                     "keys read again: sealing with {}",
                     ids.join(", opening also ")
                 );
-                let sealer = Arc::new(Sealer::new(&shared.config.fleet, keyring));
+                let sealer = Arc::new(Sealer::new(&shared.config().fleet, keyring));
                 self.sealer = Some(sealer.clone());
                 shared.egress.sender.lock().sealer = Some(sealer);
                 *shared.keys.lock() = (ids, None);

@@ -32,6 +32,8 @@ pub struct Status {
     pub stream: String,
     /// Peers, those that need attention first.
     pub peers: Vec<PeerStatus>,
+    /// Sources of peers other than the configuration itself, those that fail first.
+    pub sources: Vec<SourceStatus>,
     /// Names used by more than one node, each with the addresses that use it.
     pub duplicate_names: Vec<DuplicateName>,
     /// Streams known.
@@ -81,6 +83,19 @@ pub struct PeerStatus {
     pub rtt_us: Option<u64>,
     /// Its node id; null until it is met.
     pub node: Option<String>,
+    /// Where it is listed: "static" (the configuration), "file" (the nodes file), "dns name:port".
+    pub sources: Vec<String>,
+}
+
+/// A source of peers.
+#[derive(Clone, Debug, Serialize)]
+pub struct SourceStatus {
+    /// "file path", "dns name:port", or "name name:port" for a failing name in the other lists.
+    pub source: String,
+    /// Wall-clock time since when it has failed, in ms since 1970; null if it works.
+    pub failing_since_wall_ms: Option<u64>,
+    /// Why it failed the last time; null if it works. Its peers stay meanwhile.
+    pub error: Option<String>,
 }
 
 /// A name that more than one node uses.
@@ -142,15 +157,36 @@ fn in_flight(core: &NodeCore) -> u64 {
 
 impl Status {
     pub(crate) fn take(shared: &Shared) -> Status {
+        // Before the core is locked: whoever changes the members locks them in that order.
+        let mut sources: Vec<SourceStatus> = shared
+            .members
+            .lock()
+            .states()
+            .into_iter()
+            .map(|state| {
+                let (since, error) = state.failure.map(|f| (f.since_wall_ms, f.text)).unzip();
+                SourceStatus {
+                    source: state.source,
+                    failing_since_wall_ms: since,
+                    error,
+                }
+            })
+            .collect();
+        sources.sort_by_key(|source| source.error.is_none());
+        let config = shared.config();
         let core = shared.core.lock();
+        let table = shared.peers();
         let now = sys::boot_clock();
         let mut peers = Vec::new();
         let mut by_node = std::collections::BTreeMap::<_, Vec<(String, String)>>::new();
         by_node
             .entry(shared.node)
             .or_default()
-            .push((shared.config.name.clone(), "this node".into()));
-        for (view, config) in core.peers().zip(&shared.peers) {
+            .push((config.name.clone(), "this node".into()));
+        for view in core.peers() {
+            let Some(member) = table.get(view.id) else {
+                continue;
+            };
             let told = |configured: &str, told: &str| {
                 if configured.is_empty() {
                     told.to_owned()
@@ -158,10 +194,10 @@ impl Status {
                     configured.to_owned()
                 }
             };
-            let address = config.address.to_string();
+            let address = member.address.to_string();
             if let Some(session) = view.session.filter(|_| view.up) {
                 let name = if view.name.is_empty() {
-                    config.name.clone()
+                    member.name.clone()
                 } else {
                     view.name.clone()
                 };
@@ -171,8 +207,8 @@ impl Status {
                     .push((name, address.clone()));
             }
             peers.push(PeerStatus {
-                name: told(&config.name, &view.name),
-                site: told(&config.site, &view.site),
+                name: told(&member.name, &view.name),
+                site: told(&member.site, &view.site),
                 address,
                 state: if view.up {
                     "up"
@@ -184,6 +220,7 @@ impl Status {
                 heard_ms: view.heard.map(|heard| now.since(heard).as_millis() as u64),
                 rtt_us: view.rtt.map(|rtt| rtt.as_micros() as u64),
                 node: view.session.map(|session| session.node.to_string()),
+                sources: member.sources.iter().map(ToString::to_string).collect(),
             });
         }
         let rank = |peer: &PeerStatus| (peer.state == "up", peer.heard_ms.map(std::cmp::Reverse));
@@ -225,17 +262,14 @@ impl Status {
         let mut status = Status {
             verdict: String::new(),
             version: crate::VERSION,
-            config: shared
-                .config
-                .path
-                .as_ref()
-                .map(|path| path.display().to_string()),
-            fleet: shared.config.fleet.clone(),
-            name: shared.config.name.clone(),
-            site: shared.config.site.clone(),
+            config: config.path.as_ref().map(|path| path.display().to_string()),
+            fleet: config.fleet.clone(),
+            name: config.name.clone(),
+            site: config.site.clone(),
             node: shared.node.to_string(),
             stream: core.own_stream().to_string(),
             peers,
+            sources,
             duplicate_names,
             streams,
             held,
@@ -362,8 +396,8 @@ pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
         .fold(0u64, |sum, stream| sum.saturating_add(stream.wanted));
     list.push(gauge(
         "peers",
-        "Peers configured.",
-        shared.peers.len() as u64,
+        "Peers that the sources of members name.",
+        shared.peers().count() as u64,
     ));
     list.push(gauge("peers_up", "Peers heard of lately.", up));
     list.push(gauge(

@@ -13,7 +13,7 @@ use common::{
     start_fleet, write_keys,
 };
 use powderhorn_node::hooks::{Outgoing, OutgoingFilter};
-use powderhorn_node::{Cache, Config, Job, MessageId, Node, Notice, Outcome};
+use powderhorn_node::{Cache, Config, Job, MessageId, Node, Notice, Outcome, PeerAddress};
 
 /// Datagrams that were meant for one address; while `keep`, they are recorded instead of sent.
 #[derive(Clone, Default)]
@@ -409,7 +409,7 @@ fn what_cannot_be_sent_is_counted_and_the_node_goes_on() {
     let mut configs = fleet(&addresses, &dir.key_file(&[1]));
     let mut nowhere = configs[0].peers[0].clone();
     // The system refuses to send there.
-    nowhere.address = "255.255.255.255:4277".parse().unwrap();
+    nowhere.address = PeerAddress::Fixed("255.255.255.255:4277".parse().unwrap());
     nowhere.name = "nowhere".into();
     configs[0].peers.insert(0, nowhere);
     let nodes: Vec<TestNode> = configs.into_iter().map(TestNode::start).collect();

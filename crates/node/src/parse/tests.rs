@@ -1,6 +1,7 @@
 //! Files that are read, and mistakes that are named.
 
 use super::*;
+use crate::config::{Limits, PurgeConfig};
 
 /// A key file of its own for each reading, for the tests run at the same time.
 fn read(text: &str) -> std::result::Result<Config, String> {
@@ -25,6 +26,10 @@ advertise = "192.0.2.7:4277"
 [fleet]
 name = "production"
 key_file = "KEYS"
+nodes_file = "/etc/varnish/nodes.conf"
+nodes_port = 4278
+dns = ["powderhorn.example.internal:4277", "Other.example.internal.:4279"]
+dns_interval = "1s"
 
 [[peer]]
 name = "cache-fra-07"
@@ -38,6 +43,9 @@ address = "[::ffff:192.0.2.8]:4277"
 
 [[peer]]
 address = "[2001:db8::9]:4277"
+
+[[peer]]
+address = "Cache-9.example.org:4277"
 
 [purge]
 key_headers = ["xkey", "X-Tags"]
@@ -64,7 +72,25 @@ fn a_file_with_everything_in_it_is_read() {
     assert_eq!(config.listen.len(), 2);
     // This node itself is left out, and the mapped address is the IPv4 one.
     let peers: Vec<_> = config.peers.iter().map(|p| p.address.to_string()).collect();
-    assert_eq!(peers, ["192.0.2.8:4277", "[2001:db8::9]:4277"]);
+    assert_eq!(
+        peers,
+        [
+            "192.0.2.8:4277",
+            "[2001:db8::9]:4277",
+            "cache-9.example.org:4277",
+        ]
+    );
+    let name = |text| HostName::parse(text).expect("a name");
+    let expected = Discovery {
+        nodes_file: Some("/etc/varnish/nodes.conf".into()),
+        nodes_port: Some(4_278),
+        dns: vec![
+            name("powderhorn.example.internal:4277"),
+            name("other.example.internal.:4279"),
+        ],
+        dns_interval: Duration::from_secs(1),
+    };
+    assert_eq!(config.discovery, expected);
     let expected = Limits {
         retention: Duration::from_secs(36 * 3_600),
         retention_bytes: 1 << 30,
@@ -198,7 +224,7 @@ fn each_mistake_is_named_with_file_line_and_key() {
         ),
         (
             "[[peer]]\naddress = '192.0.2.1:4277'",
-            "2: node.listen: needed where there are peers",
+            "1: node.listen: needed where there are peers",
         ),
         (
             "[node]\nlisten = '0.0.0.0:4277'\n[[peer]]\naddress = '192.0.2.1:4277'",
@@ -210,9 +236,50 @@ fn each_mistake_is_named_with_file_line_and_key() {
             "6: peer[1].addres: unknown field `addres`",
         ),
         (
-            &with("address = 'cache-2:4277'"),
-            "6: peer[1].address: must be an IP address and a port, such as \"192.0.2.8:4277\" \
-             or \"[2001:db8::8]:4277\", not \"cache-2:4277\" (host names are not supported yet)",
+            &with("address = 'cache-2'"),
+            "6: peer[1].address: must be an IP address or a host name, and a port, such as \
+             \"192.0.2.8:4277\", \"[2001:db8::8]:4277\" or \"cache-2.example.org:4277\", not \
+             \"cache-2\"",
+        ),
+        (
+            &with("address = 'cache-2:80'"),
+            "6: peer[1].address: the port must be 1024",
+        ),
+        (
+            &with("address = 'a:4277'\n[[peer]]\naddress = 'A:4277'"),
+            "8: peer[2].address: a:4277 is peer[1]'s, too",
+        ),
+        (
+            "[fleet]\nnodes_file = 'nodes.conf'",
+            "2: fleet.nodes_file: must be an absolute path",
+        ),
+        (
+            "[fleet]\nnodes_port = 80",
+            "2: fleet.nodes_port: must be 1024 to 65535, not 80",
+        ),
+        (
+            "[fleet]\ndns = ['a:4277',\n'192.0.2.1:4277']",
+            "3: fleet.dns: must be a host name and a port, such as",
+        ),
+        (
+            "[fleet]\ndns = ['a:4277',\n'a:4277']",
+            "3: fleet.dns: a:4277 twice",
+        ),
+        (
+            "[fleet]\ndns = ['a:80']",
+            "2: fleet.dns: the port must be 1024 or above",
+        ),
+        (
+            "[fleet]\ndns_interval = '999ms'",
+            "2: fleet.dns_interval: must be 1s to 1h, not 999ms",
+        ),
+        (
+            "[fleet]\n\nnodes_file = '/n'",
+            "3: node.listen: needed where there are peers",
+        ),
+        (
+            "[node]\nlisten = '0.0.0.0:4277'\n[fleet]\ndns = ['a:4277']",
+            "4: fleet.key_file: needed where there are peers",
         ),
         (
             &with("address = '192.0.2.1:99'"),

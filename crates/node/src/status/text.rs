@@ -58,6 +58,14 @@ impl Status {
                 self.unsupported
             ));
         }
+        for source in &self.sources {
+            if let Some(error) = &source.error {
+                troubles.push(format!(
+                    "{} fails, its peers stay as they were: {error}",
+                    source.source
+                ));
+            }
+        }
         if let Some(error) = &self.key_error {
             troubles.push(format!("the changed key file is not used: {error}"));
         }
@@ -120,6 +128,20 @@ impl Status {
                 .fold(String::new(), |text, key| text + " " + key);
             writeln!(out, "keys     {first} (seals){others}")?;
         }
+        let now = sys::wall_clock_ms();
+        for source in &self.sources {
+            match (source.failing_since_wall_ms, &source.error) {
+                (Some(since), Some(error)) => {
+                    let ago = Duration::from_millis(now.saturating_sub(since)).as_secs();
+                    writeln!(
+                        out,
+                        "source   {}  FAILING for {ago} s: {error}",
+                        source.source
+                    )?;
+                }
+                _ => writeln!(out, "source   {}", source.source)?,
+            }
+        }
         writeln!(
             out,
             "threads  runtime {}, applier {}",
@@ -141,7 +163,7 @@ impl Status {
         if !self.peers.is_empty() {
             writeln!(
                 out,
-                "\n{:<8} {:<24} {:<12} {:<28} {:>10} {:>10}",
+                "\n{:<8} {:<24} {:<12} {:<28} {:>10} {:>10}  from",
                 "peer", "name", "site", "address", "heard", "rtt"
             )?;
         }
@@ -161,11 +183,12 @@ impl Status {
             };
             writeln!(
                 out,
-                "{:<8} {:<24} {:<12} {:<28} {heard:>10} {rtt:>10}",
+                "{:<8} {:<24} {:<12} {:<28} {heard:>10} {rtt:>10}  {}",
                 peer.state,
                 or_dash(&peer.name),
                 or_dash(&peer.site),
-                peer.address
+                peer.address,
+                peer.sources.join(", ")
             )?;
         }
         writeln!(out, "\ncounters that are not zero")?;
@@ -175,7 +198,6 @@ impl Status {
         if !self.notices.is_empty() {
             writeln!(out, "\nlatest notices")?;
         }
-        let now = sys::wall_clock_ms();
         for notice in &self.notices {
             let ago = Duration::from_millis(now.saturating_sub(notice.wall_ms));
             writeln!(out, "{:>8.1} s ago  {}", ago.as_secs_f64(), notice.text)?;

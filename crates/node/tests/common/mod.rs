@@ -232,7 +232,7 @@ pub fn fleet(addresses: &[SocketAddr], key_file: &Path) -> Vec<Config> {
             .map(|j| PeerConfig {
                 name: name(j),
                 site: format!("site-{}", j % 2),
-                address: addresses[j],
+                address: addresses[j].into(),
             })
             .collect(),
         limits: Limits {

@@ -1,0 +1,112 @@
+//! Everything that can fail before there is a thread.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use log::Level;
+use parking_lot::{Condvar, Mutex, RwLock};
+use powderhorn_protocol::store::MemoryStore;
+use powderhorn_protocol::{Core, Identity};
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use tokio::sync::Notify;
+
+use crate::config::Config;
+use crate::counters::Counters;
+use crate::egress::Egress;
+use crate::keys::{KeyFile, Keyring};
+use crate::lock::{Lock, Signal};
+use crate::lookup::Resolver;
+use crate::members::Members;
+use crate::net::Socket;
+use crate::node::{ApplierState, RuntimeState, Shared, SocketInfo, StartError, Threads, node_id};
+use crate::notices::Notices;
+use crate::peers::Peers;
+use crate::seal::Sealer;
+use crate::sys;
+
+/// Reads the keys and the nodes file, binds the sockets, and makes what the threads will share.
+pub(crate) fn prepare(
+    config: Config,
+    cache_uptime: Duration,
+    resolver: Resolver,
+) -> Result<(Shared, Option<KeyFile>), StartError> {
+    let notices = Notices::default();
+    let (mut key_file, mut keyring) = (None, None);
+    if let Some(path) = &config.key_file {
+        let (file, keys) = KeyFile::open(path)?;
+        if file.world_readable() {
+            let text = format!(
+                "{} can be read by everybody on this host: chmod 640 it, with the group of the \
+                 cache's user",
+                path.display()
+            );
+            notices.say(Level::Warn, text);
+        }
+        (key_file, keyring) = (Some(file), Some(keys));
+    } else if config.has_peers() {
+        return Err(StartError::NoKeys);
+    }
+    let key_ids = keyring.as_ref().map_or_else(Vec::new, Keyring::ids);
+    let sealer = keyring.map(|keyring| Arc::new(Sealer::new(&config.fleet, keyring)));
+    let mut sockets = Vec::new();
+    // Without keys nothing can be opened, so nothing is listened to either.
+    for &address in config.listen.iter().filter(|_| sealer.is_some()) {
+        let socket = Socket::bind(address, config.limits.socket_bytes)?;
+        sockets.push(Arc::new(socket));
+    }
+
+    let now = sys::boot_clock();
+    let mut rng = random()?;
+    let node = node_id(&config.name);
+    let identity = Identity {
+        node,
+        // 0 stands for whoever receives it.
+        instance: rng.next_u64().max(1),
+        stamp: sys::wall_clock_ms(),
+    };
+    let (store, cache_started) = (MemoryStore::new(), now - cache_uptime);
+    let core = Core::new(identity, config.for_core(), store, rng, now, cache_started);
+    let locals = sockets.iter().map(|socket| socket.local).collect();
+    let info = |socket: &Arc<Socket>| SocketInfo {
+        local: socket.local,
+        receive_bytes: socket.receive_bytes,
+        send_bytes: socket.send_bytes,
+    };
+    let shared = Shared {
+        node,
+        core: Lock::new(core),
+        ready: Signal::new(),
+        applier_idle: AtomicBool::new(false),
+        wake: Notify::new(),
+        counters: Counters::default(),
+        notices,
+        sockets: sockets.iter().map(info).collect(),
+        peers: RwLock::new(Arc::new(Peers::default())),
+        members: Mutex::new(Members::new(now, &config, locals)),
+        members_due: AtomicBool::new(true),
+        answers: Mutex::new(Vec::new()),
+        resolver,
+        egress: Egress::new(sockets, sealer, random()?),
+        keys: Mutex::new((key_ids, None)),
+        stop: AtomicBool::new(false),
+        threads: Mutex::new(Threads {
+            runtime: RuntimeState::Running,
+            applier: ApplierState::NotStarted,
+        }),
+        threads_changed: Condvar::new(),
+        config: RwLock::new(Arc::new(config)),
+    };
+    {
+        let mut members = shared.members.lock();
+        shared.read_nodes_file(&mut members);
+        shared.turn_members(&mut members);
+    }
+    Ok((shared, key_file))
+}
+
+fn random() -> Result<StdRng, StartError> {
+    StdRng::try_from_os_rng().map_err(|error| StartError::Runtime(io::Error::other(error)))
+}
