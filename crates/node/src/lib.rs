@@ -13,6 +13,7 @@
 //! | `apply` | the way of a purge from the core into a cache |
 //! | `seal`, `keys` | sealed datagrams and the fleet's keys |
 //! | `config`, `parse`, `units` | what an operator may decide; how the file is read |
+//! | `settings`, `reload` | what of it may change while the node runs |
 //! | `members`, `nodes`, `lookup`, `address` | who is in the fleet: a list, a file, names |
 //! | `peers`, `membership` | the peers of the moment; how they change |
 //! | `status`, `counters`, `events`, `notices` | what an operator sees |
@@ -38,8 +39,10 @@ mod nodes;
 mod notices;
 mod parse;
 mod peers;
+mod reload;
 mod runtime;
 mod seal;
+mod settings;
 mod start;
 mod status;
 mod sys;
@@ -57,7 +60,9 @@ pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
 pub use crate::net::BindError;
 pub use crate::node::{IssueError, Node, StartError, node_id};
 pub use crate::nodes::NodesError;
+pub use crate::reload::NeedsRestart;
 pub use crate::seal::{OpenError, SealError, Sealer};
+pub use crate::settings::Change;
 pub use crate::status::{
     Counter, DuplicateName, Notice, PeerStatus, SocketStatus, SourceStatus, Status,
 };
