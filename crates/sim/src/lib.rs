@@ -31,5 +31,6 @@ pub mod rounds;
 pub mod scenario;
 pub mod size;
 pub mod span;
+mod specs;
 pub mod swarm;
 pub mod systems;

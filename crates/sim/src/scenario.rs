@@ -467,13 +467,11 @@ impl Scenario {
     /// The fleet at the beginning of a run.
     pub fn fleet(&self, seed: u64) -> Result<Fleet, ScenarioError> {
         let site_of = self.site_of();
-        let specs = site_of.iter().enumerate().map(|(node, site)| NodeSpec {
-            config: self
-                .config
-                .of(format!("node-{node}"), self.site[*site].name.clone()),
-            peers: None,
-            boot_ahead: Duration::from_secs(node as u64 * 86_413),
-        });
+        let settings = self.config.settings();
+        let specs = site_of
+            .iter()
+            .enumerate()
+            .map(|(node, site)| NodeSpec::numbered(node, &self.site[*site].name, settings.clone()));
         let (names, group_of) = self.groups()?;
         let record = Recorder::new(names, group_of, START + self.warm_up.0, self.bin.0);
         let net = Network::new(site_of.clone(), self.paths()?);
@@ -599,13 +597,11 @@ impl Scenario {
 }
 
 impl NodeConfig {
-    /// A node's settings.
-    pub fn of(&self, name: String, site: String) -> Config {
+    /// A node's settings, all but its name and site.
+    pub fn settings(&self) -> Config {
         let base = Config::default();
         let span = |given: Option<Span>, default| given.map_or(default, |span| span.0);
         Config {
-            name,
-            site,
             round: span(self.round, base.round),
             own_site_percent: self.own_site_percent.unwrap_or(base.own_site_percent),
             repair_bytes_peer: self.repair_bytes_peer.unwrap_or(base.repair_bytes_peer),
@@ -615,6 +611,7 @@ impl NodeConfig {
             join_margin: span(self.join_margin, base.join_margin),
             // Enough for any rate that is simulated: 8 KiB a peer is much for thousands of nodes.
             replay_window: self.replay_window.unwrap_or(4_096),
+            ..base
         }
     }
 }

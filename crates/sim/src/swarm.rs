@@ -211,17 +211,15 @@ fn fleet(seed: u64, rng: &mut StdRng, faults: Faults) -> Fleet {
     let count = rng.random_range(2..9_usize);
     let sites = rng.random_range(1..4_usize);
     let specs = (0..count).map(|node| {
-        let mut config =
-            NodeConfig::default().of(format!("node-{node}"), format!("site-{}", node % sites));
+        let mut config = NodeConfig::default().settings();
         config.round = Duration::from_millis(rng.random_range(50..400));
         config.own_site_percent = rng.random_range(0..=100);
         config.repair_bytes_peer = rng.random_range(2_000..200_000);
         config.repair_bytes_all = rng.random_range(4_000..400_000);
         config.replay_window = rng.random_range(256..8_192);
         NodeSpec {
-            config,
-            peers: None,
             boot_ahead: Duration::from_millis(rng.random_range(0..3_000_000_000)),
+            ..NodeSpec::numbered(node, format!("site-{}", node % sites), config)
         }
     });
     let specs: Vec<NodeSpec> = specs.collect();

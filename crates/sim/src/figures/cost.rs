@@ -83,14 +83,8 @@ impl Load {
         let sites = self.sites.clamp(1, self.nodes);
         let site_of: Vec<usize> = (0..self.nodes).map(|n| n * sites / self.nodes).collect();
         let specs = site_of.clone().into_iter().enumerate();
-        let specs = specs.map(|(node, site)| NodeSpec {
-            config: Config {
-                name: format!("node-{node}"),
-                site: format!("site-{site}"),
-                ..self.config.clone()
-            },
-            peers: None,
-            boot_ahead: Duration::from_secs(node as u64 * 1_009),
+        let specs = specs.map(|(node, site)| {
+            NodeSpec::numbered(node, format!("site-{site}"), self.config.clone())
         });
         let path = |delay: Duration| Path {
             delay,

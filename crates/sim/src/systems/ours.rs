@@ -28,16 +28,12 @@ pub struct Ours {
 impl Ours {
     /// A fleet of so many nodes; `from` is when measuring begins.
     pub fn new(nodes: usize, net: Network, from: Time, retention: Duration, seed: u64) -> Self {
-        let specs = (0..nodes).map(|node| NodeSpec {
-            config: Config {
-                name: format!("node-{node}"),
-                site: format!("site-{}", net.site_of(node)),
-                retention,
-                ..Config::default()
-            },
-            peers: None,
-            boot_ahead: Duration::from_secs(node as u64 * 86_413),
-        });
+        let settings = Config {
+            retention,
+            ..Config::default()
+        };
+        let site = |node| format!("site-{}", net.site_of(node));
+        let specs = (0..nodes).map(|node| NodeSpec::numbered(node, site(node), settings.clone()));
         let specs = specs.collect();
         let record = Recorder::of_all(nodes, from, Duration::from_secs(10));
         Ours {
