@@ -62,6 +62,12 @@ pub fn draw(out: &Path, effort: Effort) -> Result<(), FigureError> {
         };
         panels.push(latencies(title, outcomes.iter().filter(of)));
     }
+    // The first panel's legend is that of all: there it hides nothing.
+    let listed = panels
+        .iter_mut()
+        .skip(1)
+        .flat_map(|panel| &mut panel.series);
+    listed.for_each(|series| series.unlisted = true);
     for (fault, what, word) in [
         (Fault::Cut, "A site cut off", "cut off"),
         (Fault::DeadNode, "A dead node", "dead"),
@@ -69,7 +75,10 @@ pub fn draw(out: &Path, effort: Effort) -> Result<(), FigureError> {
         let of = |outcome: &&Outcome, case: &Case| outcome.case == case.name;
         for case in cases.iter().filter(|case| case.fault == fault) {
             let of: Vec<&Outcome> = outcomes.iter().filter(|one| of(one, case)).collect();
-            let title = format!("{what}: kept for who has not confirmed");
+            let title = match fault {
+                Fault::DeadNode => format!("{what}: kept for others (dashed: ours, for anybody)"),
+                _ => format!("{what}: kept for who has not confirmed"),
+            };
             let label = "messages, at the worst node";
             let mut kept = over_time(&title, label, case, word, &of, |sample| sample.memory);
             let ours = of.iter().find(|outcome| outcome.system == Kind::Ours);
@@ -77,7 +86,7 @@ pub fn draw(out: &Path, effort: Effort) -> Result<(), FigureError> {
                 let points = points(ours, |sample| sample.stored);
                 let name = "ours, for anybody: a day's";
                 let series = Series::new(name, Mark::Dashed, Colour::Blue, points);
-                kept.series.push(series);
+                kept.series.push(series.unlisted());
             }
             fit(&mut kept, label);
             panels.push(kept);
@@ -139,7 +148,7 @@ fn latencies<'a>(title: String, outcomes: impl Iterator<Item = &'a Outcome>) -> 
         Axis::log("latency, ms", 1.0, 1e6),
         Axis::log("share of deliveries that are later", 1e-6, 1.0),
     );
-    panel.legend = Corner::BottomLeft;
+    panel.legend = Corner::TopRight;
     let mut series: Vec<Series> = outcomes.map(later).collect();
     // Ours is drawn over the others.
     series.reverse();
@@ -195,13 +204,12 @@ fn over_time(
 ) -> Panel {
     let x = Axis::linear("time, s", 0.0, case.seconds as f64);
     let mut panel = Panel::new(title, x, Axis::linear(label, 0.0, 1.0));
-    panel.legend = Corner::TopLeft;
     let (from, to) = (case.at as f64, (case.at + case.lasts) as f64);
     panel.spans.push((from, to, word.to_owned()));
     for outcome in outcomes.iter().rev() {
         let kind = outcome.system;
         let series = Series::new(kind.title(), Mark::Line, colour(kind), points(outcome, of));
-        panel.series.push(series);
+        panel.series.push(series.unlisted());
     }
     panel
 }
