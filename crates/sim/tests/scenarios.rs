@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use powderhorn_sim::figures::paper_runs::{Bursts, bursts, seconds_below};
+use powderhorn_sim::figures::bursts::{Bursts, bursts, steps_below};
 use powderhorn_sim::scenario::{Report, Scenario, ScenarioError};
 use powderhorn_sim::span::Span;
 
@@ -124,26 +124,24 @@ fn a_bias_to_the_own_site_mends_the_firewall_case() {
     assert!(with <= 3_000.0, "p95 {with} ms");
 }
 
+/// Three of ten members can be heard and hear nothing. Without a limit all that they lack is sent to them
+/// in each round, and the purges of those who have no trouble wait behind it.
 #[test]
 fn a_limit_on_repairs_keeps_throughput_steady() {
     let shorter = |limited| Bursts {
         nodes: 12,
-        seconds: 150,
-        every: Duration::from_secs(122),
-        outage: Duration::from_secs(60),
-        ..Bursts::of_slow_members(limited)
+        outage: Duration::from_secs(30),
+        uplink: 6_000_000,
+        seconds: 40,
+        ..Bursts::of_a_minute(limited)
     };
     let (limited, not) = (bursts(shorter(true)), bursts(shorter(false)));
     assert_eq!((limited.coverage, not.coverage), (1.0, 1.0));
-    let bad = |seen: &[f64]| seconds_below(seen, 800.0);
-    // Those that had no trouble have none later either.
-    assert_eq!(bad(&limited.unaffected), 0.0);
-    // The others hear nothing for ten seconds, twice at most; with the limit that is nearly all.
+    let bad = |seen: &[f64]| steps_below(seen, 500.0);
+    let (limited, not) = (bad(&limited.unaffected), bad(&not.unaffected));
     assert!(
-        bad(&limited.fresh) < bad(&not.fresh),
-        "{:?} {:?}",
-        limited.fresh,
-        not.fresh
+        not >= 10.0 && limited * 4.0 <= not,
+        "tenths of a second below half: {limited} with the limit, {not} without"
     );
 }
 

@@ -3,14 +3,16 @@
 use crate::plot::PlotError;
 use crate::scenario::ScenarioError;
 
+pub mod bursts;
 pub mod convergence;
 pub mod cost;
 pub mod exchange;
 pub mod incidents;
 pub mod latency;
 pub mod paper_recurrence;
-pub mod paper_runs;
+pub mod perturbed;
 pub mod systems;
+mod troubled;
 
 /// How much work goes into a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +69,8 @@ const FIGURES: &[(&str, Draw)] = &[
     ("paper-recurrence", paper_recurrence::draw),
     ("latency", latency::draw),
     ("incidents", incidents::draw),
-    ("paper-runs", paper_runs::draw),
+    ("perturbed", perturbed::draw),
+    ("bursts", bursts::draw),
     ("cost", cost::draw),
     ("systems", systems::draw),
 ];
