@@ -44,6 +44,9 @@ fn every_file_of_the_crate_is_a_scenario() {
     let mut count = 0;
     for entry in entries {
         let path = entry.expect("an entry").path();
+        if path.is_dir() {
+            continue;
+        }
         Scenario::read(&path).unwrap_or_else(|error| panic!("{error}"));
         count += 1;
     }
@@ -95,6 +98,37 @@ fn mistakes_are_named() {
     assert!(told.contains("none.toml"), "{told}");
 }
 
+/// A mistake in what is included is that file's, and a mistake on top of it is the file's that includes.
+#[test]
+fn mistakes_are_named_in_the_file_that_they_are_in() {
+    let error = |file: &str, world: &str| {
+        let read = |_: &str| Ok(world.to_owned());
+        let got = Scenario::parse_with("dir/ddos.toml", file, &read);
+        got.expect_err("refused").to_string()
+    };
+    let (ddos, world) = (text("ddos.toml"), text("worlds/four-sites.toml"));
+
+    let told = error(&ddos, &world.replace("weight", "wait"));
+    let included = told.contains("dir/worlds/four-sites.toml");
+    assert!(included && told.contains("wait"), "{told}");
+
+    let told = error(&ddos, &world.replace("\"tokyo\"]", "\"kyoto\"]"));
+    let included = told.starts_with("dir/worlds/four-sites.toml: path[2].between");
+    assert!(included && told.contains("kyoto"), "{told}");
+
+    let path = "\n[[path]]\nbetween = [\"victim\", \"rome\"]\nset = { loss = 0.1 }\n";
+    let told = error(&(ddos.clone() + path), &world);
+    assert!(told.starts_with("dir/ddos.toml: path[0].between"), "{told}");
+
+    let twice = ddos.replace("name = \"victim\"", "name = \"nyc\"");
+    let told = error(&twice, &world);
+    assert!(told.starts_with("dir/ddos.toml: site[0].name"), "{told}");
+
+    let gone = Scenario::parse("dir/ddos.toml", &ddos).expect_err("no such file");
+    let told = gone.to_string();
+    assert!(told.starts_with("dir/worlds/four-sites.toml: "), "{told}");
+}
+
 /// Two servers that hear from their three neighbours only: with every peer as likely as any other, few
 /// rounds go between them and those. It is the first seconds that are hard: later the peers that cannot
 /// be reached are held to be down, and take few rounds.
@@ -108,7 +142,7 @@ fn a_bias_to_the_own_site_mends_the_firewall_case() {
             .replace("\"20m\"", "\"9s\"")
             .replace("\"5m\"", "\"0s\"");
         let report = run(
-            &Scenario::parse("firewall.toml", &text).expect("a scenario"),
+            &Scenario::parse(&file("firewall.toml").to_string_lossy(), &text).expect("a scenario"),
             1,
         );
         assert_eq!(report.coverage, 1.0);

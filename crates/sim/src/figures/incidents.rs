@@ -13,13 +13,15 @@ use toml::{Table, Value};
 use super::{Effort, FigureError};
 use crate::plot::{Axis, Check, Colour, Corner, Figure, Mark, Panel, Series};
 use crate::record::{self, Histogram, Recorder};
-use crate::scenario::{Report, Scenario};
+use crate::scenario::{Report, Scenario, ScenarioError};
 use crate::span::Span;
 
 /// The highest rate that the marks are for, in purges/s.
 const FAST: f64 = 1_000.0;
 /// How long after the end of a fault all that is older must have arrived, in s.
 const HEALED_S: f64 = 30.0;
+
+const WORLD: &str = include_str!("../../scenarios/worlds/four-sites.toml");
 
 struct Incident {
     name: &'static str,
@@ -144,7 +146,7 @@ impl Run {
     fn new(incident: &Incident, rate: Option<f64>, hurry: f64) -> Result<Run, FigureError> {
         let name = format!("scenarios/{}.toml", incident.name);
         let text = hurried(incident.file, hurry);
-        let mut scenario = Scenario::parse(&name, &text)?;
+        let mut scenario = parse(&name, &text)?;
         scenario.traffic.purges_per_second = rate.unwrap_or(scenario.traffic.purges_per_second);
         let (report, fleet) = scenario.run(1, &mut |_| ())?;
         Ok(Run {
@@ -364,6 +366,11 @@ impl Run {
     }
 }
 
+/// Reads an incident: all of them are in one world.
+fn parse(name: &str, text: &str) -> Result<Scenario, ScenarioError> {
+    Scenario::parse_with(name, text, &|_| Ok(WORLD.to_owned()))
+}
+
 /// A scenario file with all its times but those of the network divided.
 fn hurried(text: &str, by: f64) -> String {
     let mut file: Table = text.parse().expect("the crate's scenarios are TOML");
@@ -410,9 +417,9 @@ mod tests {
     fn a_hurried_file_is_the_same_scenario_in_less_time() {
         let all = INCIDENTS.iter().map(|incident| incident.file);
         for text in all {
-            let whole = Scenario::parse("whole", text).expect("a scenario");
+            let whole = parse("whole", text).expect("a scenario");
             let text = hurried(text, 4.0);
-            let quarter = Scenario::parse("quarter", &text).expect("a scenario");
+            let quarter = parse("quarter", &text).expect("a scenario");
             assert_eq!(quarter.duration.0 * 4, whole.duration.0);
             assert_eq!(quarter.nodes(), whole.nodes());
             let last = faults(&text).last().copied().unwrap_or_default();

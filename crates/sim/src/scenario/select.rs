@@ -1,0 +1,146 @@
+//! Which nodes and paths a scenario's words mean.
+
+use super::parts::{SitePath, SiteSpec, What};
+use super::{PathSpec, Scenario, Wrong};
+use crate::net::{Nodes, Path};
+
+impl Scenario {
+    pub(super) fn paths(&self) -> Result<Vec<Vec<Path>>, Wrong> {
+        let included = self.paths_included;
+        paths(&self.site, &self.network, &self.local, &self.path, included)
+    }
+
+    pub(super) fn site_of(&self) -> Vec<usize> {
+        let sites = self.site.iter().enumerate();
+        sites
+            .flat_map(|(at, site)| std::iter::repeat_n(at, site.nodes))
+            .collect()
+    }
+
+    /// Groups' names, and the group of each node.
+    pub(super) fn groups(&self) -> Result<(Vec<String>, Vec<usize>), Wrong> {
+        if self.group.is_empty() {
+            let names = self.site.iter().map(|site| site.name.clone()).collect();
+            return Ok((names, self.site_of()));
+        }
+        let mut names = Vec::new();
+        let mut group_of = vec![self.group.len(); self.nodes()];
+        for (name, nodes) in &self.group {
+            for node in self.select(&format!("group.{name}"), nodes)?.iter() {
+                group_of[node] = names.len();
+            }
+            names.push(name.clone());
+        }
+        names.push("others".to_owned());
+        Ok((names, group_of))
+    }
+
+    /// The nodes that words name: "*" all, "nyc" a site, "nyc/2" its third, "nyc/0-3" four of it, "!nyc" all
+    /// but that.
+    pub(super) fn select(&self, key: &str, words: &[String]) -> Result<Nodes, Wrong> {
+        let mut chosen = vec![false; self.nodes()];
+        for word in words {
+            let (not, name) = match word.strip_prefix('!') {
+                Some(rest) => (true, rest),
+                None => (false, word.as_str()),
+            };
+            let named = self.named(name).ok_or_else(|| {
+                Wrong::new(
+                    key,
+                    format!("{word:?} names no nodes (a site, site/0, site/0-3, * or !…)"),
+                )
+            })?;
+            for (node, chosen) in chosen.iter_mut().enumerate() {
+                *chosen |= named.contains(&node) != not;
+            }
+        }
+        if !chosen.contains(&true) {
+            return Err(Wrong::new(key, "names no nodes"));
+        }
+        Ok(Nodes::new(chosen.len(), |node| chosen[node]))
+    }
+
+    fn named(&self, name: &str) -> Option<std::ops::Range<usize>> {
+        if name == "*" {
+            return Some(0..self.nodes());
+        }
+        let (site, which) = name.split_once('/').unwrap_or((name, ""));
+        let at = self.site.iter().position(|known| known.name == site)?;
+        let begin: usize = self.site[..at].iter().map(|site| site.nodes).sum();
+        let count = self.site[at].nodes;
+        if which.is_empty() {
+            return (name == site).then_some(begin..begin + count);
+        }
+        let (first, last) = which.split_once('-').unwrap_or((which, which));
+        let (first, last): (usize, usize) = (first.parse().ok()?, last.parse().ok()?);
+        (first <= last && last < count).then_some(begin + first..begin + last + 1)
+    }
+
+    /// The nodes that a fault is about: from and to, or the same twice.
+    pub(super) fn fault_nodes(&self, at: usize) -> Result<(Nodes, Nodes), Wrong> {
+        let key = |name: &str| format!("fault[{at}].{name}");
+        match &self.fault[at].what {
+            What::Cut { from, to, .. } | What::Path { from, to, .. } => Ok((
+                self.select(&key("from"), from)?,
+                self.select(&key("to"), to)?,
+            )),
+            What::Ring => {
+                let all = Nodes::new(self.nodes(), |_| true);
+                Ok((all.clone(), all))
+            }
+            What::Bridge { nodes }
+            | What::Crash { nodes, .. }
+            | What::Freeze { nodes }
+            | What::SlowNode { nodes, .. }
+            | What::SlowCache { nodes, .. }
+            | What::WallClock { nodes, .. }
+            | What::Burst { nodes, .. } => {
+                let nodes = self.select(&key("nodes"), nodes)?;
+                Ok((nodes.clone(), nodes))
+            }
+        }
+    }
+}
+
+/// The paths between all sites. The first `included` of `given` are another file's: that file's own check
+/// has found nothing wrong with them.
+pub(super) fn paths(
+    sites: &[SiteSpec],
+    network: &PathSpec,
+    local: &PathSpec,
+    given: &[SitePath],
+    included: usize,
+) -> Result<Vec<Vec<Path>>, Wrong> {
+    network.check("network")?;
+    local.check("local")?;
+    let between = network.over(Path::default());
+    let count = sites.len();
+    let mut paths = vec![vec![between; count]; count];
+    for (at, row) in paths.iter_mut().enumerate() {
+        row[at] = local.over(Path::default());
+    }
+    for (at, path) in given.iter().enumerate() {
+        let key = |of: &str| format!("path[{}]{of}", at.saturating_sub(included));
+        path.set.check(&key(""))?;
+        let find = |name: &String| {
+            let found = sites.iter().position(|site| site.name == *name);
+            found.ok_or_else(|| Wrong::new(key(".between"), format!("no site {name}")))
+        };
+        let (one, other) = (find(&path.between[0])?, find(&path.between[1])?);
+        for (from, to) in [(one, other), (other, one)] {
+            paths[from][to] = path.set.over(paths[from][to]);
+        }
+    }
+    Ok(paths)
+}
+
+/// No two sites have one name.
+pub(super) fn sites_apart(sites: &[SiteSpec]) -> Result<(), Wrong> {
+    for (at, site) in sites.iter().enumerate() {
+        if sites[at + 1..].iter().any(|other| other.name == site.name) {
+            let problem = format!("there are two sites {}", site.name);
+            return Err(Wrong::new(format!("site[{at}].name"), problem));
+        }
+    }
+    Ok(())
+}
