@@ -232,7 +232,7 @@ fn setting(name: &str, value: impl Into<Value>, why: String) -> Value {
 
 fn settings(args: &SizeArgs, traffic: &Traffic) -> Vec<Value> {
     let default = Config::default();
-    let (peer, all) = repair_budgets(args);
+    let (peer, all) = repair_budgets(args.rate);
     let held = args.rate * DAY_S * (HELD_OVERHEAD_BYTES as f64 + 34.0) * 1.25;
     let held = held.clamp(256.0 * MIB, 64.0 * KIB * MIB);
     let hours = held / (HELD_OVERHEAD_BYTES as f64 + 34.0) / args.rate / 3_600.0;
@@ -295,10 +295,10 @@ fn settings(args: &SizeArgs, traffic: &Traffic) -> Vec<Value> {
 }
 
 /// Bytes of repairs in a round: to one peer, to all. Some two exchanges a round help a node that was away.
-fn repair_budgets(args: &SizeArgs) -> (f64, f64) {
+pub fn repair_budgets(purges_per_second: f64) -> (f64, f64) {
     let default = Config::default();
     let rounds = 60.0 / default.round.as_secs_f64();
-    let hour = args.rate * 3_600.0 * REPAIR_BYTES;
+    let hour = purges_per_second * 3_600.0 * REPAIR_BYTES;
     let wanted = hour / rounds / 2.0;
     let step = 64.0 * KIB;
     let most = 64.0 * MIB;

@@ -3,7 +3,7 @@
 //! Each is a scenario file. Drawn is what the slides draw: purges applied per second and node, repairs
 //! per second and node, and the 95th percentile of latency, for nodes that the fault is about and
 //! others; a purge counts at the time at which it was applied. The marks are checked at the file's rate
-//! and at 1,000 purges/s.
+//! and at 1,000 purges/s, there with the limits on repairs that [`crate::size`] recommends.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::{Effort, FigureError};
 use crate::plot::{Axis, Check, Colour, Corner, Figure, Mark, Panel, Series};
 use crate::record::{self, Histogram, Recorder};
 use crate::scenario::{Report, Scenario, ScenarioError};
+use crate::size::repair_budgets;
 use crate::span::Span;
 
 /// The highest rate that the marks are for, in purges/s.
@@ -147,7 +148,12 @@ impl Run {
         let name = format!("scenarios/{}.toml", incident.name);
         let text = hurried(incident.file, hurry);
         let mut scenario = parse(&name, &text)?;
-        scenario.traffic.purges_per_second = rate.unwrap_or(scenario.traffic.purges_per_second);
+        if let Some(rate) = rate {
+            // As `powderhorn-sim size` says for it; at the files' rate that is the defaults.
+            let (peer, all) = repair_budgets(rate);
+            scenario.config.limit_repairs(peer as u64, all as u64);
+            scenario.traffic.purges_per_second = rate;
+        }
         let (report, fleet) = scenario.run(1, &mut |_| ())?;
         Ok(Run {
             report,

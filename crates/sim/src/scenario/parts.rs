@@ -140,6 +140,12 @@ pub(super) fn a_minute() -> Span {
 }
 
 impl NodeConfig {
+    /// Limits repairs, in bytes a round, where the file does not.
+    pub fn limit_repairs(&mut self, peer: u64, all: u64) {
+        self.repair_bytes_peer.get_or_insert(peer);
+        self.repair_bytes_all.get_or_insert(all);
+    }
+
     /// A node's settings, all but its name and site.
     pub fn settings(&self) -> Config {
         let base = Config::default();
