@@ -9,6 +9,7 @@ use std::time::Instant;
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use powderhorn_sim::converge::{self, ConvergeArgs};
+use powderhorn_sim::figures::footprint::{self, FootprintArgs};
 use powderhorn_sim::figures::{self, FiguresArgs};
 use powderhorn_sim::scenario::Scenario;
 use powderhorn_sim::size::{self, SizeArgs};
@@ -46,6 +47,9 @@ enum Command {
     Size(SizeArgs),
     /// Draws the figures
     Figures(FiguresArgs),
+    /// What a fleet takes of this process's memory; the figures ask for it
+    #[command(hide = true)]
+    Footprint(FootprintArgs),
 }
 
 fn main() -> ExitCode {
@@ -98,6 +102,11 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
         }
         Command::Size(args) => {
             say(&serde_json::to_string_pretty(&size::run(&args)?)?)?;
+            Ok(true)
+        }
+        Command::Footprint(args) => {
+            let got = footprint::run(&args).ok_or("no /proc/self/status to measure memory by")?;
+            say(&serde_json::to_string(&got)?)?;
             Ok(true)
         }
         Command::Figures(args) => {

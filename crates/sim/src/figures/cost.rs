@@ -11,10 +11,10 @@ use powderhorn_protocol::bounds::{DIGEST_PARTS_MAX, PLAINTEXT_BYTES_MAX};
 use powderhorn_protocol::config::Config;
 use rand::Rng;
 
-use super::{Effort, FigureError};
+use super::{Effort, FigureError, footprint};
 use crate::fleet::{Fleet, NodeSpec, START};
 use crate::net::{Network, Path, WIRE_OVERHEAD_BYTES};
-use crate::plot::{Axis, Check, Colour, Corner, Figure, Mark, Panel, Rule, Series};
+use crate::plot::{Axis, Check, Colour, Corner, Figure, Mark, Panel, Series};
 use crate::record::Recorder;
 
 /// What a node keeps of a peer besides the replay window, in bytes, at most: by the peaks of resident
@@ -57,8 +57,10 @@ pub struct Measured {
     pub dissemination_bytes: f64,
     /// Plaintext bytes of the digests that a node sends in a round when all is known everywhere.
     pub digest_bytes: f64,
-    /// Datagrams that a node sends in a round when nothing was ever issued.
-    pub idle_datagrams: f64,
+    /// Datagrams that a node sends in a round when nothing was ever issued; of fleets of 200 nodes or fewer.
+    pub idle_datagrams: Option<f64>,
+    /// Of these, questions to peers that were not heard for long; each is answered with one more.
+    pub idle_questions: Option<f64>,
     /// Latency at all nodes but the issuer.
     pub p50_ms: f64,
     /// See `p50_ms`.
@@ -76,7 +78,17 @@ const NEAR: Duration = Duration::from_micros(100);
 /// All sessions are proven by then.
 const WARM_UP: Duration = Duration::from_secs(4);
 /// Rounds over which nodes are watched that have nothing to do.
-const IDLE_ROUNDS: u32 = 12;
+const IDLE_ROUNDS: u32 = 100;
+/// Larger fleets are not watched while they have nothing to do.
+const IDLE_NODES_MAX: usize = 200;
+
+/// Rounds after which idle nodes do what they will do for ever: a peer that was not heard for twice as many
+/// rounds as there are peers is asked whether it is still there.
+///
+/// `None` for large fleets: that would be a thousand rounds and more in which nothing else happens.
+fn rounds_to_settle(nodes: usize) -> Option<u32> {
+    (nodes <= IDLE_NODES_MAX).then_some(3 * nodes as u32)
+}
 
 impl Load {
     fn fleet(&self, seed: u64) -> Fleet {
@@ -98,7 +110,8 @@ impl Load {
                 row[site] = path(NEAR);
             }
         }
-        let from = START + WARM_UP + self.config.round * IDLE_ROUNDS;
+        let idle = rounds_to_settle(self.nodes).map_or(0, |settle| settle + IDLE_ROUNDS);
+        let from = START + WARM_UP + self.config.round * idle;
         let bin = Duration::from_secs(3_600);
         let record = Recorder::of_all(self.nodes, from, bin);
         let net = Network::new(site_of, paths);
@@ -114,9 +127,18 @@ impl Load {
             cores.map(|core| of(core.stats())).sum::<u64>() as f64
         };
         fleet.run(WARM_UP);
-        let before = fleet.net.traffic;
-        fleet.run(self.config.round * IDLE_ROUNDS);
-        let idle = fleet.net.traffic.datagrams - before.datagrams;
+        let idle = rounds_to_settle(self.nodes).map(|settle| {
+            fleet.run(self.config.round * settle);
+            let asked = stat(&fleet, |stats| stats.challenges);
+            let before = fleet.net.traffic.datagrams;
+            fleet.run(self.config.round * IDLE_ROUNDS);
+            let each = 1.0 / nodes / f64::from(IDLE_ROUNDS);
+            let sent = (fleet.net.traffic.datagrams - before) as f64;
+            (
+                sent * each,
+                (stat(&fleet, |stats| stats.challenges) - asked) * each,
+            )
+        });
 
         let before = fleet.net.traffic;
         let begin = fleet.now;
@@ -153,7 +175,8 @@ impl Load {
             bytes,
             dissemination_bytes: (bytes - gossip_bytes).max(0.0),
             digest_bytes,
-            idle_datagrams: idle as f64 / nodes / f64::from(IDLE_ROUNDS),
+            idle_datagrams: idle.map(|(sent, _)| sent),
+            idle_questions: idle.map(|(_, asked)| asked),
             p50_ms: all.latency.quantile_ms(0.5),
             p95_ms: all.latency.quantile_ms(0.95),
             p99_ms: all.latency.quantile_ms(0.99),
@@ -201,10 +224,7 @@ pub fn logarithmic_fit(points: &[(f64, f64)]) -> (f64, f64) {
 
 /// Draws the figure.
 pub fn draw(out: &FilePath, effort: Effort) -> Result<(), FigureError> {
-    let sizes: &[usize] = effort.pick(
-        &[5, 10, 20, 50],
-        &[5, 10, 20, 50, 100, 200, 500, 1_000, 2_000],
-    );
+    let sizes: &[usize] = effort.pick(&[5, 10, 20, 50], &[5, 10, 20, 50, 100, 200, 500, 1_000]);
     let flat: Vec<Measured> = sizes.iter().map(|&n| load(n, 1).measure(1)).collect();
     let in_sites = |&n: &usize| load(n, n.div_ceil(SITE_NODES)).measure(2);
     let sites: Vec<Measured> = sizes.iter().map(in_sites).collect();
@@ -212,11 +232,14 @@ pub fn draw(out: &FilePath, effort: Effort) -> Result<(), FigureError> {
         ("one flat fleet", &flat, Colour::Blue),
         ("sites of 20", &sites, Colour::Vermilion),
     ];
-    let panel = |title: &str, y: Axis, most: f64, of: &dyn Fn(&Measured) -> f64| {
+    let panel = |title: &str, y: Axis, most: f64, of: &dyn Fn(&Measured) -> Option<f64>| {
         let mut panel = Panel::new(title, size_axis(), y);
         panel.legend = Corner::TopLeft;
         for (name, measured, colour) in kinds {
-            let points: Vec<_> = measured.iter().map(|m| (m.nodes as f64, of(m))).collect();
+            let points: Vec<_> = measured
+                .iter()
+                .filter_map(|m| of(m).map(|value| (m.nodes as f64, value)))
+                .collect();
             let fitted = beyond(&points, most);
             let (measured, fit) = (format!("{name}, measured"), format!("{name}, fitted"));
             let dots = Series::new(&measured, Mark::Dots, colour, points.clone());
@@ -229,35 +252,37 @@ pub fn draw(out: &FilePath, effort: Effort) -> Result<(), FigureError> {
         }
         panel
     };
+    let mut checks = checks(&flat, &sites);
+    let memory = memory(effort, &mut checks)?;
     let panels = vec![
         panel(
             "Datagrams",
             Axis::linear("datagrams/s sent by a node", 0.0, 250.0),
             f64::INFINITY,
-            &|m| m.datagrams,
+            &|m| Some(m.datagrams),
         ),
         panel(
             "Bytes on the wire",
             Axis::linear("kB/s sent by a node", 0.0, 80.0),
             f64::INFINITY,
-            &|m| m.bytes / 1e3,
+            &|m| Some(m.bytes / 1e3),
         ),
         panel(
             "Digests, every node an origin",
             Axis::linear("bytes of digests in a round", 0.0, 6_000.0),
             (DIGEST_PARTS_MAX * PLAINTEXT_BYTES_MAX) as f64,
-            &|m| m.digest_bytes,
+            &|m| Some(m.digest_bytes),
         ),
         panel(
             "Latency, 40 ms one way, 2 % lost",
             Axis::linear("p99, ms", 0.0, 500.0),
             f64::INFINITY,
-            &|m| m.p99_ms,
+            &|m| Some(m.p99_ms),
         ),
-        memory(),
+        memory,
         panel(
             "Nothing ever issued",
-            Axis::linear("datagrams that a node sends in a round", 0.0, 2.0),
+            Axis::linear("datagrams sent by a node in a round", 0.0, 2.0),
             f64::INFINITY,
             &|m| m.idle_datagrams,
         ),
@@ -267,11 +292,11 @@ pub fn draw(out: &FilePath, effort: Effort) -> Result<(), FigureError> {
         name: "f_cost".to_owned(),
         title: "What a node pays for the size of its fleet".to_owned(),
         note: format!(
-            "Production cores that all know each other; {RATE} purges/s, issued at all nodes. Measured up to \
-             {largest} nodes; dashed: a + b ln N by the last four."
+            "Production cores that all know each other, {RATE} purges/s, issued at all nodes. Measured to N = \
+             {largest}; dashed: a model."
         ),
         panels,
-        checks: checks(&flat, &sites),
+        checks,
     };
     Ok(figure.write(out)?)
 }
@@ -284,36 +309,63 @@ fn size_axis() -> Axis {
 fn beyond(points: &[(f64, f64)], most: f64) -> Vec<(f64, f64)> {
     let (a, b) = logarithmic_fit(&points[points.len().saturating_sub(4)..]);
     let measured = points.last().map_or(0.0, |(x, _)| *x);
-    let sizes = [2_000.0, 3_000.0, 5_000.0, 7_000.0, 10_000.0];
+    let sizes = [500.0, 1_000.0, 2_000.0, 3_000.0, 5_000.0, 7_000.0, 10_000.0];
     let fitted = sizes.into_iter().filter(|size| *size > measured);
     let curve = fitted.map(|size| (size, (a + b * f64::ln(size)).clamp(0.0, most)));
     let last = points.last().copied().into_iter();
     last.chain(curve).collect()
 }
 
-fn memory() -> Panel {
+/// Replay windows for which memory is measured, with the sizes: the default's memory is mostly windows.
+const WINDOWS: [(u64, &[usize], Colour); 2] = [
+    (65_536, &[10, 20, 50, 100, 200], Colour::Purple),
+    (256, &[10, 20, 50, 100, 200, 500, 1_000], Colour::Green),
+];
+/// Purges that each of twenty nodes holds for the measurement of a held one.
+const HELD: u32 = 20_000;
+
+fn memory(effort: Effort, checks: &mut Vec<Check>) -> Result<Panel, FigureError> {
     let mut panel = Panel::new(
-        "Memory, computed",
+        "Memory for peers, nothing held",
         size_axis(),
-        Axis::log("MB of a node", 0.001, 1_000.0),
+        Axis::log("MB of a node", 0.001, 10_000.0),
     );
-    panel.legend = Corner::BottomRight;
+    panel.legend = Corner::TopLeft;
     let sizes = (0..=33).map(|n| 5.0 * 10f64.powf(f64::from(n) / 10.0));
     let sizes: Vec<f64> = sizes.map(f64::round).collect();
-    for (window, colour) in [(65_536, Colour::Blue), (1_024, Colour::Vermilion)] {
-        let points = sizes
-            .iter()
-            .map(|&n| (n, peers_bytes(n as usize, window) / 1e6));
-        let name = format!("peers, replay_window {window}");
-        panel
-            .series
-            .push(Series::new(name, Mark::Dashed, colour, points));
+    for (window, measured, colour) in WINDOWS {
+        let most = effort.pick(50, usize::MAX);
+        let mut points = Vec::new();
+        for &nodes in measured.iter().filter(|nodes| **nodes <= most) {
+            let got = footprint::measure(nodes, window, 0)?;
+            points.push((nodes as f64, got.node_bytes / 1e6));
+            checks.push(Check::new(
+                format!(
+                    "resident memory of a node among {nodes}, replay_window {window}, measured"
+                ),
+                "MB",
+                got.node_bytes / 1e6,
+                peers_bytes(nodes, window) / 1e6,
+                "computed: what a peer takes, at most",
+            ));
+        }
+        let model = sizes.iter();
+        let model = model.map(|&n| (n, peers_bytes(n as usize, window) / 1e6));
+        let name = format!("replay_window {window}, measured");
+        let dots = Series::new(name, Mark::Dots, colour, points);
+        let name = format!("replay_window {window}, computed");
+        let line = Series::new(name, Mark::Dashed, colour, model);
+        panel.series.extend([line, dots]);
     }
-    panel.rules = vec![Rule::Across(
-        268.4,
-        "retention_bytes: 2 million purges held".to_owned(),
-    )];
-    panel
+    let held = footprint::measure(20, 256, HELD)?.held_bytes;
+    checks.push(Check::new(
+        "resident memory for each purge of a URL that is held, measured",
+        "bytes",
+        held,
+        HELD_BYTES,
+        "what retention_bytes is charged for it",
+    ));
+    Ok(panel)
 }
 
 fn checks(flat: &[Measured], sites: &[Measured]) -> Vec<Check> {
@@ -329,13 +381,23 @@ fn checks(flat: &[Measured], sites: &[Measured]) -> Vec<Check> {
                     source: source.to_owned(),
                 });
             };
-            if m.nodes == 200 {
+            if let Some(sent) = m.idle_datagrams {
                 check(
                     "datagrams sent by a node in a round when nothing happens, at most",
                     "datagrams",
-                    m.idle_datagrams,
+                    sent,
                     1.0,
-                    "our mark",
+                    "our mark at 200 nodes; what is more are questions to peers that were long silent, \
+                     and their answers",
+                );
+            }
+            if let Some(asked) = m.idle_questions {
+                check(
+                    "of these, questions to peers that were long silent",
+                    "datagrams",
+                    asked,
+                    0.0,
+                    "no other value",
                 );
             }
             check(

@@ -7,6 +7,7 @@ pub mod bursts;
 pub mod convergence;
 pub mod cost;
 pub mod exchange;
+pub mod footprint;
 pub mod incidents;
 pub mod latency;
 pub mod paper_recurrence;
@@ -42,6 +43,9 @@ pub enum FigureError {
     /// Its scenario cannot be run.
     #[error(transparent)]
     Scenario(#[from] ScenarioError),
+    /// Memory could not be measured.
+    #[error("measuring memory: {0}")]
+    Footprint(String),
     /// There is none of that name. Nothing was drawn.
     #[error("--only {0}: no such figure; there are {known}", known = names())]
     Unknown(String),
