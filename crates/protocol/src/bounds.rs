@@ -101,8 +101,8 @@ pub const CHALLENGE_INTERVAL_MAX: Duration = Duration::from_secs(8);
 /// An unproven session's datagrams draw a challenge at most this often.
 pub const CHALLENGE_ANSWER_MIN: Duration = Duration::from_millis(20);
 
-/// A peer that was not heard for half of this, or for twice the time in which it gossips to each of
-/// its peers once, whichever is longer, is challenged each second; if that stays unanswered for half
+/// A peer that was not heard for half of this, or for three times as many rounds as there are peers,
+/// whichever is longer, is challenged each second; if that stays unanswered for half
 /// of this, the peer is held to be down.
 pub const PEER_SILENT_MIN: Duration = Duration::from_secs(5);
 

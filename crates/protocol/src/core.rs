@@ -43,6 +43,10 @@ const PATIENCE: Duration = Duration::from_millis(PEER_SILENT_MIN.as_millis() as 
 /// How often what is too old is looked for in the time of a retention: each 4 s if that is a day.
 const EXPIRE_PER_RETENTION: u32 = 20_000;
 
+/// Rounds, for each peer, in which a peer is heard if nothing is lost: two cycles at most lie between two
+/// digests of it to one peer, and three in ten of its rounds go elsewhere.
+const QUIET_ROUNDS_PEER: u32 = 3;
+
 /// Rounds between two looks for node ids that are used twice.
 const DUPLICATES_ONE_IN: u64 = 20;
 
@@ -1024,10 +1028,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
     }
 
-    /// A peer not heard for longer than this is challenged: twice the time in which it gossips to each of
-    /// its peers once.
+    /// A peer not heard for longer than this is challenged: it gossips to each of its peers within that time,
+    /// even if most rounds go to its own site or to peers that are down.
     fn quiet(&self) -> Duration {
-        let round = self.config.round.saturating_mul(2);
+        let round = self.config.round.saturating_mul(QUIET_ROUNDS_PEER);
         let gossip = round.saturating_mul(self.peers.len() as u32);
         gossip.max(PATIENCE)
     }
@@ -1118,11 +1122,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let near = self
             .rng
             .random_ratio(self.config.own_site_percent.min(100), 100);
-        let (roster, rng) = (&self.roster, &mut self.rng);
+        let (roster, rng) = (&mut self.roster, &mut self.rng);
         let down = if explore { roster.down.pick(rng) } else { None };
         let near = if near { roster.near.pick(rng) } else { None };
         down.or(near)
-            .or_else(|| roster.up.pick(rng))
+            .or_else(|| roster.next_up(rng))
             .or_else(|| roster.down.pick(rng))
     }
 

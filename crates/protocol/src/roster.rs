@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use rand::seq::SliceRandom;
 use rand::{Rng, RngCore};
 
 use crate::id::NodeId;
@@ -43,6 +44,8 @@ pub(crate) struct Roster {
     /// Those of `up` at the own site.
     pub near: Pool,
     pub down: Pool,
+    /// Peers whose turn is still to come in this cycle.
+    turns: Vec<PeerId>,
     /// Each peer's session, be the peer up or down.
     sessions: BTreeSet<(SessionId, PeerId)>,
     /// When to look next whether a peer is silent: one entry a peer, at its `check_at`.
@@ -52,6 +55,21 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
+    /// One of those that are up: each once, in a random order, before anybody twice. So nobody is left
+    /// alone for longer than two cycles, which chance alone would do all the time.
+    pub fn next_up(&mut self, rng: &mut impl RngCore) -> Option<PeerId> {
+        loop {
+            if self.turns.is_empty() {
+                self.turns.clone_from(&self.up.0);
+                self.turns.shuffle(rng);
+            }
+            let id = self.turns.pop()?;
+            if self.up.0.binary_search(&id).is_ok() {
+                return Some(id);
+            }
+        }
+    }
+
     /// Takes a peer in that is down.
     pub fn add(&mut self, id: PeerId, peer: &Peer) {
         self.down.insert(id);
