@@ -1,0 +1,232 @@
+//! The directory and its files: the only calls that reach a disk.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::fs::{FlockOperation, flock};
+
+/// What is about to be done to a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Op {
+    /// A directory is made or opened, or its names are read.
+    Directory,
+    /// A file is opened or made.
+    Open,
+    /// Bytes are appended.
+    Write,
+    /// A file or the directory is synced.
+    Sync,
+    /// A file is renamed.
+    Rename,
+    /// A file is removed.
+    Remove,
+    /// Bytes are read.
+    Read,
+}
+
+/// Disks that fail when a test wants it.
+pub trait Faults: Send + Sync {
+    /// Called before each operation, which fails with this error. A write that is to fail leaves the
+    /// first half of its bytes behind.
+    fn check(&self, op: Op, path: &Path) -> io::Result<()>;
+}
+
+/// The kinds of files, by the end of their names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Messages in the order of their arrival.
+    Log,
+    /// Messages sorted by stream and seq.
+    Segment,
+    /// Something that was never finished.
+    Unfinished,
+}
+
+impl Kind {
+    fn ending(self) -> &'static str {
+        match self {
+            Kind::Log => "log",
+            Kind::Segment => "seg",
+            Kind::Unfinished => "tmp",
+        }
+    }
+}
+
+/// The name of the file with the last epoch's stamp.
+pub const STAMP: &str = "epoch";
+
+/// The state directory.
+pub struct Files {
+    dir: PathBuf,
+    faults: Option<Arc<dyn Faults>>,
+}
+
+impl Files {
+    pub fn new(dir: PathBuf, faults: Option<Arc<dyn Faults>>) -> Files {
+        Files { dir, faults }
+    }
+
+    fn check(&self, op: Op, path: &Path) -> io::Result<()> {
+        self.faults
+            .as_ref()
+            .map_or(Ok(()), |faults| faults.check(op, path))
+    }
+
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub fn path(&self, number: u64, kind: Kind) -> PathBuf {
+        self.dir.join(format!("{number:016x}.{}", kind.ending()))
+    }
+
+    pub fn make_dir(&self) -> io::Result<()> {
+        self.check(Op::Directory, &self.dir)?;
+        // What was purged is nobody else's business.
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o750)
+            .create(&self.dir)
+    }
+
+    /// Locks the directory for as long as the file is open; `None` if somebody else has.
+    pub fn lock(&self) -> io::Result<Option<File>> {
+        self.check(Op::Directory, &self.dir)?;
+        let dir = File::open(&self.dir)?;
+        match flock(&dir, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(Some(dir)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The journal's files, by number, with their sizes.
+    pub fn list(&self) -> io::Result<Vec<(u64, Kind, u64)>> {
+        self.check(Op::Directory, &self.dir)?;
+        let mut files = Vec::new();
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            let Some((number, ending)) = name.to_str().and_then(|name| name.split_once('.')) else {
+                continue;
+            };
+            let kinds = [Kind::Log, Kind::Segment, Kind::Unfinished];
+            let kind = kinds.into_iter().find(|kind| kind.ending() == ending);
+            let number = u64::from_str_radix(number, 16);
+            if let (Some(kind), Ok(number), 16) = (kind, number, name.len() - 4) {
+                files.push((number, kind, entry.metadata()?.len()));
+            }
+        }
+        files.sort_unstable();
+        Ok(files)
+    }
+
+    pub fn create(&self, path: &Path) -> io::Result<File> {
+        self.check(Op::Open, path)?;
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o640)
+            .open(path)
+    }
+
+    /// Opens a log to go on in it after its first `len` bytes.
+    pub fn reopen(&self, path: &Path, len: u64) -> io::Result<File> {
+        self.check(Op::Open, path)?;
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(len)?;
+        Ok(file)
+    }
+
+    /// Writes `bytes` at `offset`. After an error anything may be there.
+    pub fn write_at(&self, file: &File, path: &Path, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        if let Err(error) = self.check(Op::Write, path) {
+            let half = bytes.get(..bytes.len() / 2).unwrap_or(&[]);
+            file.write_all_at(half, offset)?;
+            return Err(error);
+        }
+        file.write_all_at(bytes, offset)
+    }
+
+    pub fn sync(&self, file: &File, path: &Path) -> io::Result<()> {
+        self.check(Op::Sync, path)?;
+        file.sync_data()
+    }
+
+    pub fn sync_dir(&self) -> io::Result<()> {
+        self.check(Op::Sync, &self.dir)?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    pub fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.check(Op::Rename, to)?;
+        std::fs::rename(from, to)
+    }
+
+    /// Removes a file; that it is not there is no error.
+    pub fn remove(&self, path: &Path) -> io::Result<()> {
+        self.check(Op::Remove, path)?;
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            result => result,
+        }
+    }
+
+    pub fn read_all(&self, path: &Path) -> io::Result<Vec<u8>> {
+        self.check(Op::Read, path)?;
+        std::fs::read(path)
+    }
+
+    pub fn open(&self, path: &Path) -> io::Result<File> {
+        self.check(Op::Open, path)?;
+        File::open(path)
+    }
+
+    pub fn read_at(
+        &self,
+        file: &File,
+        path: &Path,
+        offset: u64,
+        bytes: &mut [u8],
+    ) -> io::Result<()> {
+        self.check(Op::Read, path)?;
+        file.read_exact_at(bytes, offset)
+    }
+
+    /// Whether the file still has a name in a directory.
+    pub fn has_name(file: &File) -> io::Result<bool> {
+        Ok(file.metadata()?.nlink() > 0)
+    }
+
+    /// Puts a small file in place, whole or not at all, also when the power fails.
+    pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let (path, unfinished) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
+        self.check(Op::Open, &unfinished)?;
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(true).mode(0o640);
+        let mut file = options.open(&unfinished)?;
+        self.check(Op::Write, &unfinished)?;
+        file.write_all(bytes)?;
+        self.check(Op::Sync, &unfinished)?;
+        file.sync_all()?;
+        self.rename(&unfinished, &path)?;
+        self.sync_dir()
+    }
+
+    /// A small file's bytes; `None` if there is none. A file that has more is cut off.
+    pub fn read_small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let path = self.dir.join(name);
+        self.check(Op::Read, &path)?;
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            result => result?,
+        };
+        let mut bytes = Vec::new();
+        file.take(4096).read_to_end(&mut bytes)?;
+        Ok(Some(bytes))
+    }
+}

@@ -1,0 +1,363 @@
+//! What is in the files, byte by byte.
+//!
+//! A file is a header and frames. A frame carries its length and a checksum, and can be found again
+//! behind a damaged one by its mark. What holds messages is a *batch*: with its own clock anchor and its
+//! own table of streams, so that no damage elsewhere takes anything from it. A log has batches in the order
+//! of arrival. A segment has batches of one stream each (*blocks*), sorted, then a footer that says where
+//! they are, then a trailer that says where the footer is.
+//!
+//! Integers are little-endian; *varint* is LEB128; *signed* is a varint of the zigzag form.
+
+use powderhorn_protocol::bounds::SEQ_MAX;
+use powderhorn_protocol::id::{Epoch, MessageId, NodeId, StreamId};
+use powderhorn_protocol::purge::Purge;
+use powderhorn_protocol::store::Held;
+use powderhorn_protocol::time::Time;
+
+use crate::clock::Anchor;
+
+/// The version that is written here. Another one is refused by name.
+pub const VERSION: u32 = 1;
+/// Mark 8, version 4, checksum of these 4.
+pub const HEADER_BYTES: usize = 16;
+const HEADER_MARK: [u8; 8] = *b"PHjrnl\r\n";
+
+/// Mark 4, length of the payload 4, checksum of the length and the payload 4.
+pub const FRAME_HEAD_BYTES: usize = 12;
+/// Has bytes that no key, host or ban can have, so a search for it does not stop at every message.
+const FRAME_MARK: [u8; 4] = [0x00, 0xb1, 0x1c, 0x0e];
+/// Longest payload that is believed.
+const PAYLOAD_BYTES_MAX: usize = 64 << 20;
+
+/// Offset of the footer 8, mark 8, checksum of these 4.
+pub const TRAILER_BYTES: usize = 20;
+const TRAILER_MARK: [u8; 8] = *b"PHtrail\n";
+
+const KIND_BATCH: u8 = 1;
+
+/// A payload of a batch is closed when it has reached this: what one damaged byte costs at most is
+/// this and a message.
+pub const BATCH_BYTES: usize = 4 << 10;
+/// The same for a block of a segment: large enough that the index of blocks stays small in memory.
+pub const BLOCK_BYTES: usize = 8 << 10;
+
+/// What the first bytes of a file say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// It can be read here.
+    Known,
+    /// It was written by another version.
+    Version(u32),
+    /// They are no header, or a damaged one.
+    Damaged,
+}
+
+/// The header of a file of ours.
+pub fn header() -> [u8; HEADER_BYTES] {
+    let mut out = [0; HEADER_BYTES];
+    out[..8].copy_from_slice(&HEADER_MARK);
+    out[8..12].copy_from_slice(&VERSION.to_le_bytes());
+    let crc = crc32fast::hash(&out[..12]);
+    out[12..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Reads a header.
+pub fn read_header(bytes: &[u8]) -> Header {
+    let mut input = Reader(bytes);
+    let read =
+        || -> Option<(&[u8], u32, u32)> { Some((input.take(8)?, input.u32()?, input.u32()?)) };
+    match { read }() {
+        Some((mark, version, crc))
+            if mark == HEADER_MARK && crc == crc32fast::hash(bytes.get(..12).unwrap_or(&[])) =>
+        {
+            if version == VERSION {
+                Header::Known
+            } else {
+                Header::Version(version)
+            }
+        }
+        _ => Header::Damaged,
+    }
+}
+
+/// The trailer of a segment whose footer is at `footer`.
+pub fn trailer(footer: u64) -> [u8; TRAILER_BYTES] {
+    let mut out = [0; TRAILER_BYTES];
+    out[..8].copy_from_slice(&footer.to_le_bytes());
+    out[8..16].copy_from_slice(&TRAILER_MARK);
+    let crc = crc32fast::hash(&out[..16]);
+    out[16..].copy_from_slice(&crc.to_le_bytes());
+    out
+}
+
+/// Where a trailer says that the footer is.
+pub fn read_trailer(bytes: &[u8]) -> Option<u64> {
+    let mut input = Reader(bytes);
+    let footer = input.u64()?;
+    let right = input.take(8)? == TRAILER_MARK
+        && input.u32()? == crc32fast::hash(bytes.get(..16)?)
+        && input.0.is_empty();
+    right.then_some(footer)
+}
+
+fn checksum(payload: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&(payload.len() as u32).to_le_bytes());
+    crc.update(payload);
+    crc.finalize()
+}
+
+/// Opens a frame at the end of `out`; where it begins.
+pub fn begin_frame(out: &mut Vec<u8>) -> usize {
+    out.extend_from_slice(&FRAME_MARK);
+    out.extend_from_slice(&[0; FRAME_HEAD_BYTES - FRAME_MARK.len()]);
+    out.len() - FRAME_HEAD_BYTES
+}
+
+/// Closes the frame that begins at `start`; how long it is.
+pub fn end_frame(out: &mut [u8], start: usize) -> usize {
+    let payload = start + FRAME_HEAD_BYTES;
+    let (len, crc) = ((out.len() - payload) as u32, checksum(&out[payload..]));
+    out[start + 4..start + 8].copy_from_slice(&len.to_le_bytes());
+    out[start + 8..payload].copy_from_slice(&crc.to_le_bytes());
+    out.len() - start
+}
+
+/// The payload of the frame that `bytes` begins with, if it is whole and sound.
+pub fn read_frame(bytes: &[u8]) -> Option<&[u8]> {
+    let mut input = Reader(bytes);
+    let mark = input.take(4)?;
+    let (len, crc) = (input.u32()? as usize, input.u32()?);
+    if mark != FRAME_MARK || len > PAYLOAD_BYTES_MAX {
+        return None;
+    }
+    input.take(len).filter(|payload| checksum(payload) == crc)
+}
+
+/// What is found in a file that is read from one end to the other.
+pub enum Found<'a> {
+    /// A frame: where it begins, and its payload.
+    Frame(usize, &'a [u8]),
+    /// So many bytes that are no frame, with a frame behind them.
+    Damage(usize),
+    /// So many bytes at the end that are no frame.
+    Torn(usize),
+}
+
+/// Walks the frames of `bytes` from `start` on.
+pub fn frames(bytes: &[u8], start: usize) -> impl Iterator<Item = Found<'_>> {
+    let mut at = start;
+    std::iter::from_fn(move || {
+        let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
+        if let Some(payload) = read_frame(rest) {
+            let found = Found::Frame(at, payload);
+            at += FRAME_HEAD_BYTES + payload.len();
+            return Some(found);
+        }
+        let next = (1..rest.len()).find(|&skip| {
+            rest[skip] == FRAME_MARK[0]
+                && rest[skip..].starts_with(&FRAME_MARK)
+                && read_frame(&rest[skip..]).is_some()
+        });
+        at += next.unwrap_or(rest.len());
+        Some(next.map_or(Found::Torn(rest.len()), Found::Damage))
+    })
+}
+
+/// Writes batches. Born times are those of the anchor's boot clock.
+pub struct BatchWriter {
+    start: usize,
+    streams: Vec<(StreamId, u64, u64)>,
+    born: i64,
+}
+
+impl BatchWriter {
+    /// Opens a batch at the end of `out`.
+    pub fn begin(out: &mut Vec<u8>, anchor: &Anchor) -> BatchWriter {
+        let start = begin_frame(out);
+        out.push(KIND_BATCH);
+        put_anchor(out, anchor);
+        BatchWriter {
+            start,
+            streams: Vec::new(),
+            born: anchor.boot.as_us(),
+        }
+    }
+
+    /// Appends a message.
+    pub fn push(&mut self, out: &mut Vec<u8>, id: MessageId, held: &Held) {
+        // Most messages are of the stream that was used last, or one of few.
+        let known = self
+            .streams
+            .iter()
+            .rposition(|(stream, ..)| *stream == id.stream);
+        let place = known.unwrap_or_else(|| {
+            put_varint(out, 0);
+            put_stream(out, id.stream);
+            self.streams.push((id.stream, 0, 0));
+            self.streams.len() - 1
+        });
+        if known.is_some() {
+            put_varint(out, place as u64 + 1);
+        }
+        let (_, seq, issued_ms) = &mut self.streams[place];
+        let (op, body) = held.purge.op();
+        put_signed(out, id.seq.wrapping_sub(*seq) as i64);
+        put_signed(out, held.born.as_us().wrapping_sub(self.born));
+        put_signed(out, held.issued_ms.wrapping_sub(*issued_ms) as i64);
+        put_varint(out, u64::from(op));
+        put_varint(out, body.len() as u64);
+        out.extend_from_slice(body);
+        (*seq, *issued_ms) = (id.seq, held.issued_ms);
+        self.born = held.born.as_us();
+    }
+
+    /// Bytes of the payload so far.
+    pub fn bytes(&self, out: &[u8]) -> usize {
+        out.len() - self.start - FRAME_HEAD_BYTES
+    }
+
+    /// Closes the batch; how long its frame is.
+    pub fn end(self, out: &mut [u8]) -> usize {
+        end_frame(out, self.start)
+    }
+}
+
+/// What a batch has. Born times are those of the anchor's boot clock.
+#[derive(Debug)]
+pub struct Batch {
+    /// When it was written.
+    pub anchor: Anchor,
+    /// Its messages, in the order in which they were written.
+    pub messages: Vec<(MessageId, Held)>,
+}
+
+/// Reads a frame's payload as a batch; `None` if it is something else.
+pub fn read_batch(payload: &[u8]) -> Option<Batch> {
+    let mut input = Reader(payload);
+    if input.u8()? != KIND_BATCH {
+        return None;
+    }
+    let anchor = input.anchor()?;
+    let (mut streams, mut messages) = (Vec::<(StreamId, u64, u64)>::new(), Vec::new());
+    let mut born = anchor.boot.as_us();
+    while !input.0.is_empty() {
+        let place = match usize::try_from(input.varint()?).ok()?.checked_sub(1) {
+            Some(place) => place,
+            None => {
+                streams.push((input.stream()?, 0, 0));
+                streams.len() - 1
+            }
+        };
+        let (stream, seq, issued_ms) = streams.get_mut(place)?;
+        *seq = seq.wrapping_add(input.signed()? as u64);
+        born = born.wrapping_add(input.signed()?);
+        *issued_ms = issued_ms.wrapping_add(input.signed()? as u64);
+        let op = u16::try_from(input.varint()?).ok()?;
+        let len = usize::try_from(input.varint()?).ok()?;
+        let purge = Purge::from_op(op, input.take(len)?);
+        if !(1..=SEQ_MAX).contains(seq) {
+            return None;
+        }
+        let id = MessageId {
+            stream: *stream,
+            seq: *seq,
+        };
+        let held = Held {
+            born: Time::from_us(born),
+            issued_ms: *issued_ms,
+            purge,
+        };
+        messages.push((id, held));
+    }
+    Some(Batch { anchor, messages })
+}
+
+pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+pub fn put_signed(out: &mut Vec<u8>, value: i64) {
+    put_varint(out, ((value << 1) ^ (value >> 63)) as u64);
+}
+
+pub fn put_stream(out: &mut Vec<u8>, stream: StreamId) {
+    for field in [stream.node.0, stream.epoch.stamp, stream.epoch.random] {
+        out.extend_from_slice(&field.to_le_bytes());
+    }
+}
+
+pub fn put_anchor(out: &mut Vec<u8>, anchor: &Anchor) {
+    out.extend_from_slice(&anchor.boot_id);
+    out.extend_from_slice(&anchor.boot.as_us().to_le_bytes());
+    out.extend_from_slice(&anchor.wall_ms.to_le_bytes());
+}
+
+/// What is left of the input. Nothing in it is believed before it was looked at.
+pub struct Reader<'a>(pub &'a [u8]);
+
+impl<'a> Reader<'a> {
+    pub fn take(&mut self, len: usize) -> Option<&'a [u8]> {
+        let (head, tail) = self.0.split_at_checked(len)?;
+        self.0 = tail;
+        Some(head)
+    }
+
+    pub fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    pub fn u8(&mut self) -> Option<u8> {
+        self.array().map(|[byte]| byte)
+    }
+
+    pub fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    pub fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+
+    pub fn varint(&mut self) -> Option<u64> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.u8()?;
+            value |= u64::from(byte & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                return Some(value);
+            }
+        }
+        None
+    }
+
+    pub fn signed(&mut self) -> Option<i64> {
+        let value = self.varint()?;
+        Some((value >> 1) as i64 ^ -((value & 1) as i64))
+    }
+
+    pub fn stream(&mut self) -> Option<StreamId> {
+        Some(StreamId {
+            node: NodeId(self.u64()?),
+            epoch: Epoch {
+                stamp: self.u64()?,
+                random: self.u64()?,
+            },
+        })
+    }
+
+    pub fn anchor(&mut self) -> Option<Anchor> {
+        Some(Anchor {
+            boot_id: self.array()?,
+            boot: Time::from_us(self.u64()? as i64),
+            wall_ms: self.u64()?,
+        })
+    }
+}

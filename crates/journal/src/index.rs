@@ -1,0 +1,509 @@
+//! Where each message is. New ones are in memory, in the *active tail*. A tail that is full is frozen and
+//! written as a segment; it stays in memory until the next one is written too, so that what is recent is
+//! always at hand. Of older segments only the places of their blocks are in memory.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+
+use powderhorn_protocol::id::{MessageId, StreamId};
+use powderhorn_protocol::store::{Fetch, Held};
+use powderhorn_protocol::time::Time;
+
+use crate::cache::{BlockKey, Cache};
+use crate::footer::Block;
+use crate::messages::Messages;
+
+/// Tails that are not in a segment yet, besides the active one. Beyond, the oldest is given up: this many
+/// fill up only when the disk has failed.
+pub const UNSEALED_MAX: usize = 6;
+
+/// Most blocks of a segment that are read because they will be asked for: some 3,000 messages.
+const PREFETCH_MAX: usize = 16;
+
+/// Messages of one stream in a tail or segment.
+#[derive(Debug)]
+pub struct Part {
+    /// The number of the tail or segment.
+    pub number: u64,
+    /// What is below was removed.
+    pub below: u64,
+    first: u64,
+    last: u64,
+    /// Of what was not removed.
+    bytes: u64,
+    /// Where they are on disk, when they are.
+    blocks: Box<[Block]>,
+    /// The first of the blocks that is not removed as a whole.
+    start: usize,
+    /// The messages themselves, while they are kept in memory.
+    memory: Option<Arc<Messages>>,
+}
+
+/// What a message takes, about, as the store counts it until it is in a block.
+pub fn estimate(held: &Held) -> u64 {
+    8 + held.purge.op().1.len() as u64
+}
+
+impl Part {
+    pub fn in_memory(number: u64, messages: Arc<Messages>) -> Part {
+        Part {
+            number,
+            below: 0,
+            first: messages.first().map_or(0, |(seq, _)| seq),
+            last: messages.last_seq().unwrap_or(0),
+            bytes: messages.from(0).map(|(_, held)| estimate(held)).sum(),
+            blocks: Box::default(),
+            start: 0,
+            memory: Some(messages),
+        }
+    }
+
+    pub fn on_disk(number: u64, blocks: Vec<Block>) -> Part {
+        Part {
+            number,
+            below: 0,
+            first: blocks.first().map_or(0, |block| block.first),
+            last: blocks.last().map_or(0, Block::last),
+            bytes: blocks.iter().map(|block| block.bytes_kept(0)).sum(),
+            blocks: blocks.into(),
+            start: 0,
+            memory: None,
+        }
+    }
+
+    fn kept(&self) -> &[Block] {
+        self.blocks.get(self.start..).unwrap_or(&[])
+    }
+
+    /// Removes what is below `below`; how many bytes went.
+    fn remove_below(&mut self, below: u64) -> u64 {
+        if below <= self.below.max(self.first) {
+            self.below = self.below.max(below);
+            return 0;
+        }
+        let old = std::mem::replace(&mut self.below, below);
+        let mut freed = 0;
+        if !self.blocks.is_empty() {
+            while let Some(block) = self.blocks.get(self.start) {
+                freed += block.bytes_kept(old) - block.bytes_kept(below);
+                if block.last() >= below {
+                    break;
+                }
+                self.start += 1;
+            }
+        } else if let Some(messages) = &self.memory {
+            let gone = messages.from(old).take_while(|(seq, _)| *seq < below);
+            freed = gone.map(|(_, held)| estimate(held)).sum();
+        }
+        self.bytes = self.bytes.saturating_sub(freed);
+        freed
+    }
+
+    fn is_removed(&self) -> bool {
+        self.below > self.last
+    }
+
+    fn oldest(&self) -> Option<(u64, Time)> {
+        if let Some(messages) = &self.memory {
+            let (seq, held) = messages.from(self.below).next()?;
+            return Some((*seq, held.born));
+        }
+        let block = self.kept().first()?;
+        Some((block.first.max(self.below), block.born_min))
+    }
+
+    fn last_born_before(&self, time: Time) -> Option<(u64, Time)> {
+        if let Some(messages) = &self.memory {
+            let found = messages.last_born_before(time);
+            return found.filter(|(seq, _)| *seq >= self.below);
+        }
+        let count = self.kept().partition_point(|block| block.born_max() < time);
+        let block = self.kept().get(count.checked_sub(1)?)?;
+        Some((block.last(), block.born_max()))
+    }
+
+    /// The block that may have `seq`.
+    fn block(&self, seq: u64) -> Option<Block> {
+        let count = self.kept().partition_point(|block| block.first <= seq);
+        let block = self.kept().get(count.checked_sub(1)?)?;
+        (block.last() >= seq && block.bytes > 0).then_some(*block)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    active: Messages,
+    /// Ascending by number.
+    parts: VecDeque<Part>,
+}
+
+/// A tail that was frozen, or its segment.
+#[derive(Debug, Default)]
+pub struct Segment {
+    /// Streams that have something in it that was not removed.
+    pub parts: u32,
+    /// Whether it is in a segment on disk.
+    pub sealed: bool,
+    /// Bytes of its segment on disk.
+    pub file_bytes: u64,
+}
+
+/// What is to become a segment.
+pub struct Frozen {
+    /// Its messages, by stream; those below the seq were removed meanwhile.
+    pub streams: Vec<(StreamId, u64, Arc<Messages>)>,
+    /// What was removed from earlier ones before it was frozen.
+    pub removed: Vec<(StreamId, u64)>,
+}
+
+/// All that is known of all messages.
+pub struct Index {
+    streams: BTreeMap<StreamId, Stream>,
+    /// All but the active tail.
+    pub segments: BTreeMap<u64, Segment>,
+    /// The number of the active tail.
+    pub number: u64,
+    /// Estimated bytes of the active tail.
+    active_bytes: u64,
+    /// A tail with more is frozen.
+    tail_bytes: u64,
+    bytes: u64,
+    /// Removed from earlier segments since the last tail was frozen.
+    removed: BTreeMap<StreamId, u64>,
+    /// The same of the tails that were frozen and are not sealed.
+    removed_before: BTreeMap<u64, Vec<(StreamId, u64)>>,
+    /// Nothing in these is held any more.
+    pub doomed: Vec<u64>,
+    pub cache: Cache,
+    /// Messages given up because the disk would not have them.
+    pub dropped: u64,
+}
+
+impl Index {
+    pub fn new(number: u64, tail_bytes: u64, cache_bytes: u64) -> Index {
+        Index {
+            streams: BTreeMap::new(),
+            segments: BTreeMap::new(),
+            number,
+            active_bytes: 0,
+            tail_bytes,
+            bytes: 0,
+            removed: BTreeMap::new(),
+            removed_before: BTreeMap::new(),
+            doomed: Vec::new(),
+            cache: Cache::new(cache_bytes),
+            dropped: 0,
+        }
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Keeps a message in the active tail; whether that is full now.
+    pub fn insert(&mut self, id: MessageId, held: Held) -> bool {
+        let bytes = estimate(&held);
+        let stream = self.streams.entry(id.stream).or_default();
+        if let Some(old) = stream.active.insert(id.seq, held) {
+            self.bytes = self.bytes.saturating_sub(estimate(&old));
+        }
+        self.bytes += bytes;
+        self.active_bytes += bytes;
+        self.active_bytes >= self.tail_bytes
+    }
+
+    /// Freezes the active tail, if there is anything in it; its number.
+    pub fn freeze(&mut self) -> Option<u64> {
+        if self.active_bytes == 0 {
+            return None;
+        }
+        let number = self.number;
+        let mut segment = Segment::default();
+        for stream in self
+            .streams
+            .values_mut()
+            .filter(|stream| !stream.active.is_empty())
+        {
+            let messages = Arc::new(std::mem::take(&mut stream.active));
+            stream.parts.push_back(Part::in_memory(number, messages));
+            segment.parts += 1;
+        }
+        if segment.parts == 0 {
+            self.doomed.push(number);
+        }
+        self.segments.insert(number, segment);
+        let removed = std::mem::take(&mut self.removed).into_iter().collect();
+        self.removed_before.insert(number, removed);
+        self.number += 1;
+        self.active_bytes = 0;
+        let unsealed = self.unsealed();
+        if unsealed.len() > UNSEALED_MAX {
+            if let Some(&oldest) = unsealed.first() {
+                self.dropped += self.give_up(oldest);
+                self.doomed.push(oldest);
+            }
+        }
+        Some(number)
+    }
+
+    /// The frozen tails that are in no segment yet, oldest first.
+    pub fn unsealed(&self) -> Vec<u64> {
+        let unsealed = self.segments.iter().filter(|(_, segment)| !segment.sealed);
+        unsealed.map(|(&number, _)| number).collect()
+    }
+
+    /// What there is of a frozen tail.
+    pub fn frozen(&self, number: u64) -> Frozen {
+        let part = |stream: &Stream| {
+            let part = stream
+                .parts
+                .iter()
+                .rev()
+                .find(|part| part.number == number)?;
+            Some((part.below, part.memory.clone()?))
+        };
+        let streams = self.streams.iter();
+        let streams = streams.filter_map(|(&id, stream)| {
+            let (below, messages) = part(stream)?;
+            Some((id, below, messages))
+        });
+        Frozen {
+            streams: streams.collect(),
+            removed: self
+                .removed_before
+                .get(&number)
+                .cloned()
+                .unwrap_or_default(),
+        }
+    }
+
+    /// The tail's segment is on disk: `blocks` are by stream.
+    pub fn sealed(&mut self, number: u64, file_bytes: u64, blocks: Vec<(StreamId, Vec<Block>)>) {
+        for (id, blocks) in blocks {
+            let Some(stream) = self.streams.get_mut(&id) else {
+                continue;
+            };
+            let part = stream
+                .parts
+                .iter_mut()
+                .rev()
+                .find(|part| part.number == number);
+            let Some(part) = part else { continue };
+            let mut sealed = Part::on_disk(number, blocks);
+            sealed.remove_below(part.below);
+            sealed.memory = part.memory.take();
+            self.bytes = self.bytes.saturating_sub(part.bytes) + sealed.bytes;
+            *part = sealed;
+        }
+        self.removed_before.remove(&number);
+        self.segments.entry(number).and_modify(|segment| {
+            segment.sealed = true;
+            segment.file_bytes = file_bytes;
+        });
+        self.forget_memory(number);
+    }
+
+    /// Of the sealed ones before `number` nothing stays in memory; what was in it is for the caller to
+    /// drop, who need not hold a lock for that.
+    fn forget_memory(&mut self, number: u64) {
+        for stream in self.streams.values_mut() {
+            for part in stream
+                .parts
+                .iter_mut()
+                .rev()
+                .skip_while(|part| part.number >= number)
+            {
+                if !part.blocks.is_empty() && part.memory.take().is_none() {
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Nothing was removed yet in this life: what a start took out is not noted again.
+    pub fn forget_removals(&mut self) {
+        self.removed.clear();
+    }
+
+    /// Adds what a start found in a segment.
+    pub fn add_segment(&mut self, number: u64, segment: Segment) {
+        self.segments.insert(number, segment);
+    }
+
+    /// Adds a part of a segment. Segments come in ascending order.
+    pub fn add_part(&mut self, id: StreamId, part: Part) {
+        if let Some(segment) = self.segments.get_mut(&part.number) {
+            segment.parts += 1;
+        }
+        self.bytes += part.bytes;
+        self.streams.entry(id).or_default().parts.push_back(part);
+    }
+
+    /// Finds a message. What is on disk only is asked for, and there at a later call.
+    pub fn get(&mut self, id: MessageId) -> Fetch {
+        let Some(stream) = self.streams.get(&id.stream) else {
+            return Fetch::Gone;
+        };
+        if let Some(held) = stream.active.get(id.seq) {
+            return Fetch::Held(held.clone());
+        }
+        for part in stream.parts.iter().rev() {
+            if id.seq < part.below.max(part.first) || id.seq > part.last {
+                continue;
+            }
+            if let Some(messages) = &part.memory {
+                match messages.get(id.seq) {
+                    Some(held) => return Fetch::Held(held.clone()),
+                    None => continue,
+                }
+            }
+            let Some(block) = part.block(id.seq) else {
+                continue;
+            };
+            let key = BlockKey {
+                number: part.number,
+                offset: block.offset,
+            };
+            match self.cache.get(key) {
+                Some(messages) => {
+                    let place = messages.binary_search_by_key(&id.seq, |(seq, _)| *seq);
+                    if let Some((_, held)) = place.ok().and_then(|place| messages.get(place)) {
+                        return Fetch::Held(held.clone());
+                    }
+                }
+                None => {
+                    self.cache.ask(key, id.stream, block);
+                    return Fetch::Pending;
+                }
+            }
+        }
+        Fetch::Gone
+    }
+
+    /// Has the blocks read that may have these messages and are on disk only.
+    pub fn prefetch(&mut self, id: StreamId, seqs: RangeInclusive<u64>) {
+        let Some(stream) = self.streams.get(&id) else {
+            return;
+        };
+        for part in stream.parts.iter().filter(|part| part.memory.is_none()) {
+            let kept = part.kept();
+            let from = kept.partition_point(|block| block.last() < *seqs.start());
+            let wanted = kept.iter().skip(from);
+            let wanted = wanted.take_while(|block| block.first <= *seqs.end() && block.bytes > 0);
+            for block in wanted.take(PREFETCH_MAX) {
+                let key = BlockKey {
+                    number: part.number,
+                    offset: block.offset,
+                };
+                self.cache.ask(key, id, *block);
+            }
+        }
+    }
+
+    /// The reader found that a block cannot be read.
+    pub fn damaged(&mut self, id: StreamId, key: BlockKey) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let Some(part) = stream
+            .parts
+            .iter_mut()
+            .find(|part| part.number == key.number)
+        else {
+            return;
+        };
+        let below = part.below;
+        let blocks = part.blocks.iter_mut();
+        for block in blocks.filter(|block| block.offset == key.offset) {
+            let lost = block.bytes_kept(below);
+            block.bytes = 0;
+            part.bytes = part.bytes.saturating_sub(lost);
+            self.bytes = self.bytes.saturating_sub(lost);
+        }
+    }
+
+    pub fn remove_below(&mut self, id: StreamId, seq: u64) {
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        let bytes = &mut self.bytes;
+        stream
+            .active
+            .remove_below(seq, |held| *bytes = bytes.saturating_sub(estimate(held)));
+        if !stream.parts.is_empty() {
+            let removed = self.removed.entry(id).or_default();
+            *removed = seq.max(*removed);
+        }
+        let (segments, doomed) = (&mut self.segments, &mut self.doomed);
+        stream.parts.retain_mut(|part| {
+            *bytes = bytes.saturating_sub(part.remove_below(seq));
+            if part.is_removed() {
+                release(segments, doomed, part.number);
+            }
+            !part.is_removed()
+        });
+        if stream.parts.is_empty() && stream.active.is_empty() {
+            self.streams.remove(&id);
+        }
+    }
+
+    /// Forgets a whole tail or segment; how many messages that were, if it was in memory.
+    pub fn give_up(&mut self, number: u64) -> u64 {
+        let mut lost = 0;
+        self.streams.retain(|_, stream| {
+            stream.parts.retain(|part| {
+                if part.number == number {
+                    self.bytes = self.bytes.saturating_sub(part.bytes);
+                    let memory = part.memory.as_ref();
+                    lost += memory.map_or(0, |messages| messages.from(part.below).count() as u64);
+                }
+                part.number != number
+            });
+            !stream.parts.is_empty() || !stream.active.is_empty()
+        });
+        self.removed_before.remove(&number);
+        self.segments.remove(&number);
+        lost
+    }
+
+    /// The oldest segment that is on disk.
+    pub fn oldest_sealed(&self) -> Option<u64> {
+        let mut sealed = self.segments.iter().filter(|(_, segment)| segment.sealed);
+        sealed.next().map(|(&number, _)| number)
+    }
+
+    pub fn oldest(&self, id: StreamId) -> Option<(u64, Time)> {
+        let stream = self.streams.get(&id)?;
+        let parts = stream.parts.iter().filter_map(Part::oldest);
+        parts
+            .chain(stream.active.first())
+            .min_by_key(|(seq, _)| *seq)
+    }
+
+    pub fn last_born_before(&self, id: StreamId, time: Time) -> Option<(u64, Time)> {
+        let stream = self.streams.get(&id)?;
+        let parts = stream
+            .parts
+            .iter()
+            .filter_map(|part| part.last_born_before(time));
+        let active = stream.active.last_born_before(time);
+        parts.chain(active).max_by_key(|(seq, _)| *seq)
+    }
+
+    /// The oldest birth of all, about.
+    pub fn oldest_born(&self) -> Option<Time> {
+        let streams = self.streams.keys();
+        streams.filter_map(|&id| Some(self.oldest(id)?.1)).min()
+    }
+}
+
+/// A stream has nothing in the segment any more.
+fn release(segments: &mut BTreeMap<u64, Segment>, doomed: &mut Vec<u64>, number: u64) {
+    if let Some(segment) = segments.get_mut(&number) {
+        segment.parts = segment.parts.saturating_sub(1);
+        if segment.parts == 0 {
+            doomed.push(number);
+        }
+    }
+}

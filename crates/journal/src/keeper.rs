@@ -1,0 +1,273 @@
+//! The keeper: a thread that rewrites frozen tails as segments, and removes what holds nothing any more.
+
+use std::io;
+
+use powderhorn_protocol::id::{MessageId, StreamId};
+use powderhorn_protocol::store::Held;
+use powderhorn_protocol::time::Time;
+
+use crate::clock::Anchor;
+use crate::files::Kind;
+use crate::footer::{Block, Footer, StreamBlocks};
+use crate::format::{self, BLOCK_BYTES, BatchWriter};
+use crate::index::{Frozen, Segment, estimate};
+use crate::shared::{Shared, count};
+
+/// A hole in the seqs that ends a block: what is said of a part of a block is as if it had none.
+const HOLE_MAX: u64 = 256;
+
+/// The longest time within a block, in microseconds: it expires as a whole.
+const SPAN_US_MAX: i64 = 600_000_000;
+
+/// Written at once at most.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Works until it is told to end.
+pub fn run(shared: &Shared) {
+    loop {
+        let (number, sweep) = {
+            let mut jobs = shared.jobs.lock();
+            while jobs.seal.is_empty() && !jobs.sweep && !jobs.stop {
+                shared.jobs_wake.wait(&mut jobs);
+            }
+            if jobs.stop {
+                return;
+            }
+            (jobs.seal.pop_front(), std::mem::take(&mut jobs.sweep))
+        };
+        if sweep {
+            self::sweep(shared);
+        }
+        if let Some(Err(error)) = number.map(|number| seal(shared, number)) {
+            let dir = shared.files.dir().display();
+            shared.fail(format!("cannot write to {dir}: {error}"));
+        }
+    }
+}
+
+fn sweep(shared: &Shared) {
+    let doomed = {
+        let mut index = shared.index.lock();
+        let mut doomed = std::mem::take(&mut index.doomed);
+        // A tail whose log is still being written is dealt with when it is to be sealed.
+        doomed.retain(|number| {
+            index
+                .segments
+                .get(number)
+                .is_none_or(|segment| segment.sealed)
+        });
+        for number in &doomed {
+            index.segments.remove(number);
+        }
+        doomed
+    };
+    doomed
+        .iter()
+        .for_each(|&number| shared.remove_files(number));
+}
+
+/// Makes and locks the directory, if that was not possible at the start.
+pub fn attach(shared: &Shared) -> io::Result<()> {
+    if shared.lock.lock().is_some() {
+        return Ok(());
+    }
+    shared.files.make_dir()?;
+    let lock = shared
+        .files
+        .lock()?
+        .ok_or_else(|| io::Error::other("another process uses it"))?;
+    // What is in there was not read at the start, and now it is too late for that; but it takes room.
+    let files = shared.files.list()?;
+    let mut index = shared.index.lock();
+    let first = index
+        .segments
+        .first_key_value()
+        .map_or(index.number, |(&number, _)| number);
+    if files.last().is_some_and(|&(number, ..)| number >= first) {
+        return Err(io::Error::other("it has files of a later time"));
+    }
+    for (number, kind, bytes) in files {
+        count(&shared.counts.disk_bytes, bytes);
+        if kind != Kind::Unfinished && !index.segments.contains_key(&number) {
+            log::warn!(
+                "journal: {} came late: its messages are not held before the next start",
+                shared.files.path(number, kind).display()
+            );
+            let segment = Segment {
+                parts: 1,
+                sealed: true,
+                file_bytes: bytes,
+            };
+            index.add_segment(number, segment);
+        }
+    }
+    drop(index);
+    *shared.lock.lock() = Some(lock);
+    Ok(())
+}
+
+/// Rewrites a frozen tail as a segment, and removes its log.
+pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
+    let _alone = shared.sealing.lock();
+    let frozen = {
+        let mut index = shared.index.lock();
+        match index.segments.get(&number) {
+            Some(segment) if !segment.sealed => {}
+            Some(_) => return Ok(()),
+            None => {
+                drop(index);
+                shared.remove_file(number, Kind::Log);
+                return Ok(());
+            }
+        }
+        let frozen = index.frozen(number);
+        if frozen.streams.is_empty() {
+            index.give_up(number);
+            drop(index);
+            shared.remove_file(number, Kind::Log);
+            return Ok(());
+        }
+        frozen
+    };
+    let expected: u64 = frozen
+        .streams
+        .iter()
+        .flat_map(|(_, below, messages)| messages.from(*below))
+        .map(|(_, held)| estimate(held))
+        .sum();
+    shared.make_room(expected + expected / 8);
+    let unfinished = shared.files.path(number, Kind::Unfinished);
+    let written = write_segment(shared, number, &frozen);
+    let (bytes, footer) = match written {
+        Ok(written) => written,
+        Err(error) => {
+            let _ = shared.files.remove(&unfinished);
+            return Err(error);
+        }
+    };
+    count(&shared.counts.disk_bytes, bytes);
+    count(&shared.counts.bytes_written, bytes);
+    let blocks = footer.streams.into_iter();
+    let blocks = blocks.map(|entry| (entry.stream, entry.blocks)).collect();
+    let mut index = shared.index.lock();
+    index.sealed(number, bytes, blocks);
+    if index
+        .segments
+        .get(&number)
+        .is_some_and(|segment| segment.parts == 0)
+    {
+        index.doomed.push(number);
+        shared.sweep();
+    }
+    drop(index);
+    shared.remove_file(number, Kind::Log);
+    Ok(())
+}
+
+/// Writes a whole segment and puts it in its place, durably: its log goes next.
+fn write_segment(shared: &Shared, number: u64, frozen: &Frozen) -> io::Result<(u64, Footer)> {
+    let files = &shared.files;
+    let unfinished = files.path(number, Kind::Unfinished);
+    let file = files.create(&unfinished)?;
+    let mut offset = 0u64;
+    let mut out = SegmentWriter {
+        anchor: Anchor::now(&*shared.options.clock),
+        buffer: format::header().to_vec(),
+        flushed: 0,
+    };
+    let mut flush = |out: &mut SegmentWriter| {
+        files.write_at(&file, &unfinished, offset, &out.buffer)?;
+        offset += out.buffer.len() as u64;
+        out.buffer.clear();
+        out.flushed = offset;
+        io::Result::Ok(())
+    };
+    let mut streams = Vec::new();
+    for (stream, below, messages) in &frozen.streams {
+        let mut blocks = Vec::new();
+        let mut rest = messages.from(*below).peekable();
+        while rest.peek().is_some() {
+            blocks.push(out.block(*stream, &mut rest)?);
+            if out.buffer.len() >= WRITE_BYTES {
+                flush(&mut out)?;
+            }
+        }
+        let mut ranges = messages.ranges();
+        ranges.remove_below(*below);
+        streams.push(StreamBlocks {
+            stream: *stream,
+            ranges,
+            blocks,
+        });
+    }
+    let footer = Footer {
+        anchor: out.anchor,
+        streams,
+        removed: frozen.removed.clone(),
+    };
+    let footer_at = out.offset();
+    footer.write(&mut out.buffer);
+    out.buffer.extend_from_slice(&format::trailer(footer_at));
+    flush(&mut out)?;
+    files.sync(&file, &unfinished)?;
+    files.rename(&unfinished, &files.path(number, Kind::Segment))?;
+    files.sync_dir()?;
+    Ok((offset, footer))
+}
+
+struct SegmentWriter {
+    anchor: Anchor,
+    buffer: Vec<u8>,
+    flushed: u64,
+}
+
+impl SegmentWriter {
+    fn offset(&self) -> u64 {
+        self.flushed + self.buffer.len() as u64
+    }
+
+    /// Writes the next block of a stream.
+    fn block<'m>(
+        &mut self,
+        stream: StreamId,
+        rest: &mut std::iter::Peekable<impl Iterator<Item = &'m (u64, Held)>>,
+    ) -> io::Result<Block> {
+        let offset = u32::try_from(self.offset()).map_err(io::Error::other)?;
+        let mut batch = BatchWriter::begin(&mut self.buffer, &self.anchor);
+        // First seq, last seq, earliest and latest birth.
+        let mut span: Option<(u64, u64, Time, Time)> = None;
+        loop {
+            let fits = |(seq, held): &&(u64, Held)| {
+                span.is_none_or(|(first, last, born_min, born_max)| {
+                    let born = held.born.max(born_max).as_us();
+                    seq - last <= HOLE_MAX
+                        && seq - first <= u64::from(u32::MAX)
+                        && born.saturating_sub(held.born.min(born_min).as_us()) <= SPAN_US_MAX
+                })
+            };
+            let Some((seq, held)) = rest.next_if(fits) else {
+                break;
+            };
+            let (seq, born) = (*seq, held.born);
+            batch.push(&mut self.buffer, MessageId { stream, seq }, held);
+            span = Some(
+                span.map_or((seq, seq, born, born), |(first, _, born_min, born_max)| {
+                    (first, seq, born_min.min(born), born_max.max(born))
+                }),
+            );
+            if batch.bytes(&self.buffer) >= BLOCK_BYTES {
+                break;
+            }
+        }
+        let bytes = batch.end(&mut self.buffer);
+        let (first, last, born_min, born_max) = span.unwrap_or_default();
+        Ok(Block {
+            first,
+            born_min,
+            offset,
+            span: (last - first) as u32,
+            born_span: born_max.as_us().saturating_sub(born_min.as_us()) as u32,
+            bytes: bytes as u32,
+        })
+    }
+}

@@ -1,0 +1,366 @@
+//! What a start does: it reads the footers of the segments, and the logs that were not rewritten yet.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use powderhorn_protocol::id::StreamId;
+use powderhorn_protocol::ranges::RangeSet;
+use powderhorn_protocol::time::Time;
+
+use crate::clock::{Anchor, Conversion};
+use crate::files::{Files, Kind};
+use crate::footer::{Block, Footer, StreamBlocks};
+use crate::format::{self, Batch, Found, HEADER_BYTES, Header, TRAILER_BYTES};
+use crate::index::{Index, Part, Segment};
+use crate::{OpenError, Recovered};
+
+/// A file as it was read; nothing of it is on this boot's clock yet.
+enum Loaded {
+    Segment {
+        footer: Footer,
+        bytes: u64,
+    },
+    Log {
+        batches: Vec<Batch>,
+        /// Up to here it is whole, as far as anything is.
+        whole: u64,
+    },
+}
+
+/// What a start found.
+#[derive(Default)]
+pub struct Loading {
+    files: BTreeMap<u64, Loaded>,
+    /// Files that cannot be read, and their sizes: they take room all the same.
+    unreadable: BTreeMap<u64, u64>,
+    /// The largest number of all files.
+    last: u64,
+    pub recovered: Recovered,
+    pub disk_bytes: u64,
+}
+
+/// What goes on from there.
+pub struct Start {
+    pub index: Index,
+    /// Frozen tails that are to be sealed.
+    pub unsealed: Vec<u64>,
+    /// The log to go on with, and after how many bytes.
+    pub log: Option<(u64, u64)>,
+}
+
+impl Loading {
+    /// Reads the directory. An error is one of all of it; a file that cannot be read is damage.
+    pub fn read(files: &Files) -> Result<Loading, LoadError> {
+        let mut loading = Loading::default();
+        let listed = files.list()?;
+        let is_segment = |number: u64| {
+            let segment =
+                |&(other, kind, _): &(u64, Kind, u64)| (other, kind) == (number, Kind::Segment);
+            listed.iter().any(segment)
+        };
+        for &(number, kind, bytes) in &listed {
+            let path = files.path(number, kind);
+            loading.last = number;
+            let leftover = kind == Kind::Unfinished || kind == Kind::Log && is_segment(number);
+            if leftover && files.remove(&path).is_ok() {
+                continue;
+            }
+            loading.disk_bytes += bytes;
+            let loaded = match kind {
+                Kind::Segment => loading.read_segment(files, &path, bytes),
+                Kind::Log if !leftover => loading.read_log(files, &path),
+                _ => continue,
+            };
+            match loaded {
+                Ok(loaded) => {
+                    loading.files.insert(number, loaded);
+                }
+                Err(LoadError::Io(error)) => {
+                    loading.recovered.damaged += 1;
+                    loading.unreadable.insert(number, bytes);
+                    log::error!("journal: {} cannot be read: {error}", path.display());
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(loading)
+    }
+
+    fn read_segment(
+        &mut self,
+        files: &Files,
+        path: &Path,
+        bytes: u64,
+    ) -> Result<Loaded, LoadError> {
+        let file = files.open(path)?;
+        let read = |at: u64, len: u64| -> io::Result<Vec<u8>> {
+            let mut out = vec![0; usize::try_from(len).map_err(io::Error::other)?];
+            files.read_at(&file, path, at, &mut out)?;
+            Ok(out)
+        };
+        if bytes >= (HEADER_BYTES + TRAILER_BYTES) as u64 {
+            let trailer_at = bytes - TRAILER_BYTES as u64;
+            known(path, &read(0, HEADER_BYTES as u64)?)?;
+            let at = format::read_trailer(&read(trailer_at, TRAILER_BYTES as u64)?);
+            if let Some(at) = at.filter(|at| *at < trailer_at) {
+                let frame = read(at, trailer_at - at)?;
+                let payload = format::read_frame(&frame);
+                if let Some(footer) = payload.and_then(|payload| Footer::read(payload, at)) {
+                    return Ok(Loaded::Segment { footer, bytes });
+                }
+            }
+        }
+        log::error!(
+            "journal: the footer of {} is damaged: reading all of it",
+            path.display()
+        );
+        self.recovered.damaged += 1;
+        let content = files.read_all(path)?;
+        known(path, &content)?;
+        let scan = self.scan(path, &content);
+        let footer =
+            footer_of(&scan.batches).ok_or_else(|| io::Error::other("nothing in it is whole"))?;
+        Ok(Loaded::Segment { footer, bytes })
+    }
+
+    fn read_log(&mut self, files: &Files, path: &Path) -> Result<Loaded, LoadError> {
+        let content = files.read_all(path)?;
+        known(path, &content)?;
+        let scan = self.scan(path, &content);
+        Ok(Loaded::Log {
+            batches: scan
+                .batches
+                .into_iter()
+                .map(|(_, _, batch)| batch)
+                .collect(),
+            whole: scan.whole,
+        })
+    }
+
+    fn scan(&mut self, path: &Path, content: &[u8]) -> Scan {
+        let mut scan = Scan {
+            batches: Vec::new(),
+            whole: content.len() as u64,
+        };
+        if format::read_header(content) == Header::Damaged && content.len() >= HEADER_BYTES {
+            self.damage(path, 0, HEADER_BYTES);
+        }
+        let mut at = HEADER_BYTES;
+        for found in format::frames(content, HEADER_BYTES) {
+            match found {
+                Found::Frame(start, payload) => {
+                    let bytes = format::FRAME_HEAD_BYTES + payload.len();
+                    at = start + bytes;
+                    if let Some(batch) = format::read_batch(payload) {
+                        scan.batches.push((start, bytes, batch));
+                    }
+                }
+                Found::Damage(bytes) => {
+                    self.damage(path, at, bytes);
+                    at += bytes;
+                }
+                Found::Torn(bytes) => {
+                    scan.whole = at as u64;
+                    self.recovered.torn_bytes += bytes as u64;
+                    log::warn!(
+                        "journal: the last {bytes} bytes of {} were never finished, or are damaged",
+                        path.display()
+                    );
+                }
+            }
+        }
+        scan
+    }
+
+    fn damage(&mut self, path: &Path, at: usize, bytes: usize) {
+        self.recovered.damaged += 1;
+        log::error!(
+            "journal: {bytes} bytes of {} from byte {at} on are damaged: what was in them is lost",
+            path.display()
+        );
+    }
+
+    /// Notes the clocks of all that was found.
+    pub fn note_anchors(&self, conversion: &mut Conversion) {
+        for loaded in self.files.values() {
+            match loaded {
+                Loaded::Segment { footer, .. } => conversion.note(&footer.anchor),
+                Loaded::Log { batches, .. } => {
+                    batches
+                        .iter()
+                        .for_each(|batch| conversion.note(&batch.anchor));
+                }
+            }
+        }
+    }
+
+    /// Builds the index of what was found.
+    pub fn build(
+        self,
+        conversion: &Conversion,
+        tail_bytes: u64,
+        cache_bytes: u64,
+    ) -> (Start, Recovered) {
+        let last = self.last;
+        let mut start = Start {
+            index: Index::new(last + 1, tail_bytes, cache_bytes),
+            unsealed: Vec::new(),
+            log: None,
+        };
+        let mut recovered = self.recovered;
+        let held = &mut recovered.streams;
+        let index = &mut start.index;
+        for (number, loaded) in self.files {
+            match loaded {
+                Loaded::Segment { footer, bytes } => {
+                    for (stream, below) in &footer.removed {
+                        index.remove_below(*stream, *below);
+                        held.entry(*stream)
+                            .and_modify(|held| held.remove_below(*below));
+                    }
+                    add_segment(index, held, conversion, number, footer, bytes);
+                }
+                Loaded::Log { batches, whole } => {
+                    index.number = number;
+                    for batch in batches {
+                        add_batch(index, held, conversion, batch);
+                    }
+                    if number == last {
+                        start.log = Some((number, whole));
+                    } else {
+                        start.unsealed.extend(index.freeze());
+                        index.number = last + 1;
+                    }
+                }
+            }
+        }
+        index.forget_removals();
+        for (number, file_bytes) in self.unreadable {
+            let segment = Segment {
+                parts: 1,
+                sealed: true,
+                file_bytes,
+            };
+            index.add_segment(number, segment);
+        }
+        held.retain(|_, held| !held.is_empty());
+        (start, recovered)
+    }
+}
+
+/// What reading a whole file gives: each batch with its place and length.
+struct Scan {
+    batches: Vec<(usize, usize, Batch)>,
+    whole: u64,
+}
+
+/// Why nothing can be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Refused(#[from] OpenError),
+}
+
+/// Refuses what another version has written.
+fn known(path: &Path, content: &[u8]) -> Result<(), OpenError> {
+    match format::read_header(content) {
+        Header::Version(version) => Err(OpenError::Version {
+            path: path.to_owned(),
+            version,
+        }),
+        Header::Known | Header::Damaged => Ok(()),
+    }
+}
+
+fn add_segment(
+    index: &mut Index,
+    held: &mut BTreeMap<StreamId, RangeSet>,
+    conversion: &Conversion,
+    number: u64,
+    footer: Footer,
+    bytes: u64,
+) {
+    let segment = Segment {
+        parts: 0,
+        sealed: true,
+        file_bytes: bytes,
+    };
+    index.add_segment(number, segment);
+    let boot_id = footer.anchor.boot_id;
+    for mut entry in footer.streams {
+        for block in &mut entry.blocks {
+            let born_min = conversion.born(&boot_id, block.born_min);
+            let born_max = conversion.born(&boot_id, block.born_max());
+            block.born_min = born_min;
+            block.born_span =
+                u32::try_from(born_max.since(born_min).as_micros()).unwrap_or(u32::MAX);
+        }
+        let ranges = held.entry(entry.stream).or_default();
+        entry
+            .ranges
+            .iter()
+            .for_each(|range| ranges.insert_range(range));
+        if !entry.blocks.is_empty() {
+            index.add_part(entry.stream, Part::on_disk(number, entry.blocks));
+        }
+    }
+}
+
+fn add_batch(
+    index: &mut Index,
+    held: &mut BTreeMap<StreamId, RangeSet>,
+    conversion: &Conversion,
+    batch: Batch,
+) {
+    for (id, mut message) in batch.messages {
+        message.born = conversion.born(&batch.anchor.boot_id, message.born);
+        held.entry(id.stream).or_default().insert(id.seq);
+        index.insert(id, message);
+    }
+}
+
+/// The footer that a segment's blocks once had, less what is damaged, and less what had been removed
+/// before: that is held again, and expires again.
+fn footer_of(batches: &[(usize, usize, Batch)]) -> Option<Footer> {
+    let anchor: Anchor = batches.first()?.2.anchor;
+    let mut streams: BTreeMap<StreamId, StreamBlocks> = BTreeMap::new();
+    for (offset, bytes, batch) in batches {
+        let seqs = || batch.messages.iter().map(|(id, _)| id.seq);
+        let births = || batch.messages.iter().map(|(_, held)| held.born);
+        let stream = batch.messages.first()?.0.stream;
+        let (first, last) = (seqs().min()?, seqs().max()?);
+        let (born_min, born_max): (Time, Time) = (births().min()?, births().max()?);
+        let block = Block {
+            first,
+            born_min,
+            offset: u32::try_from(*offset).ok()?,
+            span: u32::try_from(last - first).ok()?,
+            born_span: u32::try_from(born_max.since(born_min).as_micros()).unwrap_or(u32::MAX),
+            bytes: u32::try_from(*bytes).ok()?,
+        };
+        let entry = streams.entry(stream).or_insert_with(|| StreamBlocks {
+            stream,
+            ranges: RangeSet::new(),
+            blocks: Vec::new(),
+        });
+        // The writer sorts them: what is out of order was not written by it.
+        if entry
+            .blocks
+            .last()
+            .is_none_or(|before| before.last() < first)
+        {
+            for seq in seqs() {
+                entry.ranges.insert(seq);
+            }
+            entry.blocks.push(block);
+        }
+    }
+    Some(Footer {
+        anchor,
+        streams: streams.into_values().collect(),
+        removed: Vec::new(),
+    })
+}

@@ -1,0 +1,391 @@
+//! What the store, the handles and the three threads share. Locks are taken in this order: index, queue,
+//! progress.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use powderhorn_protocol::id::MessageId;
+use powderhorn_protocol::store::Held;
+
+use crate::clock::Conversion;
+use crate::files::{Files, Kind};
+use crate::index::Index;
+use crate::{Options, State, Wait};
+
+/// Messages that the writer has not taken yet. Beyond, the disk is too slow, which is a failure like any
+/// other: they stay in their tails, in memory, and go to disk when it works again.
+const QUEUE_MAX: usize = 500_000;
+
+/// So many do not wait for others to be written with them.
+const BATCH_READY: usize = 2_048;
+
+/// What the writer is to do.
+pub enum Entry {
+    Message(MessageId, Held),
+    /// The tail with this number is frozen: its log ends.
+    Close(u64),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    No,
+    /// Write what there is, then end.
+    Drain,
+    /// End, and write nothing: what a crash leaves.
+    Abandon,
+}
+
+pub struct Queue {
+    pub entries: Vec<Entry>,
+    /// Messages ever put in.
+    pub position: u64,
+    /// Somebody waits for what is in here.
+    hurry: bool,
+    /// The writer sleeps until it is woken.
+    asleep: bool,
+    /// Nothing is put in: the writer could not write it.
+    pub failed: bool,
+    pub stop: Stop,
+}
+
+pub struct Progress {
+    /// Of the messages put into the queue so many are on disk.
+    pub written: u64,
+    pub failed: Option<Arc<str>>,
+    /// Threads that have not ended.
+    pub threads: u32,
+    /// The writer has ended.
+    pub closed: bool,
+}
+
+/// What the keeper is to do.
+#[derive(Default)]
+pub struct Jobs {
+    pub seal: std::collections::VecDeque<u64>,
+    pub sweep: bool,
+    pub stop: bool,
+}
+
+#[derive(Default)]
+pub struct Counts {
+    pub appended: AtomicU64,
+    pub bytes_written: AtomicU64,
+    pub disk_bytes: AtomicU64,
+    pub damaged: AtomicU64,
+    pub write_errors: AtomicU64,
+    pub segments_evicted: AtomicU64,
+    pub blocks_read: AtomicU64,
+}
+
+/// Adds to a counter.
+pub fn count(counter: &AtomicU64, by: u64) {
+    counter.fetch_add(by, Ordering::Relaxed);
+}
+
+/// Takes from a counter of what there is.
+fn uncount(counter: &AtomicU64, by: u64) {
+    let less = |value: u64| Some(value.saturating_sub(by));
+    let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+}
+
+pub struct Shared {
+    pub options: Options,
+    pub files: Files,
+    pub conversion: Conversion,
+    pub index: Mutex<Index>,
+    pub reader_wake: Condvar,
+    pub queue: Mutex<Queue>,
+    queue_wake: Condvar,
+    progress: Mutex<Progress>,
+    progressed: Condvar,
+    pub jobs: Mutex<Jobs>,
+    pub jobs_wake: Condvar,
+    /// One tail is sealed at a time, whoever does it.
+    pub sealing: Mutex<()>,
+    /// The lock on the directory, once it is there.
+    pub lock: Mutex<Option<File>>,
+    pub counts: Counts,
+}
+
+impl Shared {
+    pub fn new(
+        options: Options,
+        files: Files,
+        conversion: Conversion,
+        index: Index,
+        lock: Option<File>,
+    ) -> Shared {
+        Shared {
+            options,
+            files,
+            conversion,
+            index: Mutex::new(index),
+            reader_wake: Condvar::new(),
+            queue: Mutex::new(Queue {
+                entries: Vec::new(),
+                position: 0,
+                hurry: false,
+                asleep: false,
+                failed: false,
+                stop: Stop::No,
+            }),
+            queue_wake: Condvar::new(),
+            progress: Mutex::new(Progress {
+                written: 0,
+                failed: None,
+                threads: 0,
+                closed: false,
+            }),
+            progressed: Condvar::new(),
+            jobs: Mutex::new(Jobs::default()),
+            jobs_wake: Condvar::new(),
+            sealing: Mutex::new(()),
+            lock: Mutex::new(lock),
+            counts: Counts::default(),
+        }
+    }
+
+    /// Keeps a message, and has it written. Waits for no disk.
+    pub fn insert(&self, id: MessageId, held: Held) {
+        let index = &mut *self.index.lock();
+        let full = index.insert(id, held.clone());
+        let closed = if full { index.freeze() } else { None };
+        if !index.doomed.is_empty() {
+            self.sweep();
+        }
+        let mut queue = self.queue.lock();
+        queue.position += 1;
+        if queue.failed {
+            return;
+        }
+        if queue.entries.len() >= QUEUE_MAX {
+            self.fail_locked(&mut queue, "the disk is slower than the messages".into());
+            return;
+        }
+        queue.entries.push(Entry::Message(id, held));
+        queue.entries.extend(closed.map(Entry::Close));
+        if queue.asleep || queue.entries.len() >= BATCH_READY {
+            queue.asleep = false;
+            self.queue_wake.notify_one();
+        }
+    }
+
+    /// For the writer: waits for something to write. `Ok` is the position that is reached when all of
+    /// `entries` is written; `Err` is that there is nothing to write, since the disk failed or the end has come.
+    pub fn take(&self, entries: &mut Vec<Entry>) -> Result<u64, Stop> {
+        let mut queue = self.queue.lock();
+        while queue.entries.is_empty() && queue.stop == Stop::No && !queue.failed {
+            queue.asleep = true;
+            self.queue_wake.wait(&mut queue);
+            queue.asleep = false;
+        }
+        let deadline = Instant::now() + self.options.linger;
+        let enough = |queue: &Queue| {
+            queue.hurry
+                || queue.failed
+                || queue.stop != Stop::No
+                || queue.entries.len() >= BATCH_READY
+        };
+        while !enough(&queue) && !self.queue_wake.wait_until(&mut queue, deadline).timed_out() {}
+        queue.hurry = false;
+        let drained = queue.entries.is_empty() && queue.stop == Stop::Drain;
+        if queue.failed || queue.stop == Stop::Abandon || drained {
+            return Err(queue.stop);
+        }
+        std::mem::swap(&mut queue.entries, entries);
+        Ok(queue.position)
+    }
+
+    /// For the writer: sleeps until it is time to try again, or the end has come.
+    pub fn wait_to_retry(&self) -> Stop {
+        let deadline = Instant::now() + self.options.retry;
+        let mut queue = self.queue.lock();
+        while queue.stop == Stop::No
+            && !self.queue_wake.wait_until(&mut queue, deadline).timed_out()
+        {}
+        queue.stop
+    }
+
+    pub fn has_failed(&self) -> bool {
+        self.queue.lock().failed
+    }
+
+    /// The disk would not have it: from now on messages are in memory only.
+    pub fn fail(&self, reason: String) {
+        self.fail_locked(&mut self.queue.lock(), reason);
+    }
+
+    fn fail_locked(&self, queue: &mut Queue, reason: String) {
+        count(&self.counts.write_errors, 1);
+        // They are in their tails as well.
+        queue.entries = Vec::new();
+        queue.failed = true;
+        self.queue_wake.notify_one();
+        let mut progress = self.progress.lock();
+        if progress.failed.is_none() {
+            log::error!("journal: {reason}; purges go on from memory, and a crash would lose them");
+        }
+        progress.failed = Some(reason.into());
+        self.progressed.notify_all();
+    }
+
+    /// So many of the queue's messages are on disk.
+    pub fn written(&self, position: u64) {
+        let mut progress = self.progress.lock();
+        progress.written = progress.written.max(position);
+        self.progressed.notify_all();
+    }
+
+    /// The disk works again.
+    pub fn recovered(&self, position: u64) {
+        let mut progress = self.progress.lock();
+        progress.written = progress.written.max(position);
+        if progress.failed.take().is_some() {
+            log::warn!(
+                "journal: {} can be written again",
+                self.files.dir().display()
+            );
+        }
+        self.progressed.notify_all();
+    }
+
+    pub fn wait(&self, position: u64, timeout: Duration) -> Wait {
+        let deadline = Instant::now() + timeout;
+        if self.progress.lock().written < position {
+            let mut queue = self.queue.lock();
+            if !queue.hurry && !queue.entries.is_empty() {
+                queue.hurry = true;
+                self.queue_wake.notify_one();
+            }
+        }
+        let mut progress = self.progress.lock();
+        loop {
+            if progress.written >= position {
+                return Wait::Written;
+            }
+            if let Some(reason) = &progress.failed {
+                return Wait::NotJournalled(reason.clone());
+            }
+            if progress.closed {
+                return Wait::NotJournalled("the journal is closed".into());
+            }
+            if self
+                .progressed
+                .wait_until(&mut progress, deadline)
+                .timed_out()
+            {
+                return if progress.written >= position {
+                    Wait::Written
+                } else {
+                    Wait::Late
+                };
+            }
+        }
+    }
+
+    pub fn state(&self) -> State {
+        let failed = self.progress.lock().failed.clone();
+        failed.map_or(State::Ok, State::Failed)
+    }
+
+    pub fn seal(&self, number: u64) {
+        self.jobs.lock().seal.push_back(number);
+        self.jobs_wake.notify_one();
+    }
+
+    /// Has the files removed that hold nothing any more.
+    pub fn sweep(&self) {
+        let mut jobs = self.jobs.lock();
+        if !jobs.sweep {
+            jobs.sweep = true;
+            self.jobs_wake.notify_one();
+        }
+    }
+
+    /// Removes the files of a tail or segment that is in the index no more.
+    pub fn remove_files(&self, number: u64) {
+        for kind in [Kind::Log, Kind::Segment] {
+            self.remove_file(number, kind);
+        }
+    }
+
+    pub fn remove_file(&self, number: u64, kind: Kind) {
+        let path = self.files.path(number, kind);
+        let Ok(metadata) = std::fs::metadata(&path) else {
+            return;
+        };
+        match self.files.remove(&path) {
+            Ok(()) => uncount(&self.counts.disk_bytes, metadata.len()),
+            Err(error) => log::warn!("journal: cannot remove {}: {error}", path.display()),
+        }
+    }
+
+    /// Removes the oldest segments until so many more bytes fit into the directory.
+    pub fn make_room(&self, bytes: u64) {
+        let disk_bytes = &self.counts.disk_bytes;
+        while disk_bytes.load(Ordering::Relaxed) + bytes > self.options.bytes_max {
+            let mut index = self.index.lock();
+            let Some(oldest) = index.oldest_sealed() else {
+                return;
+            };
+            index.give_up(oldest);
+            drop(index);
+            count(&self.counts.segments_evicted, 1);
+            log::info!("journal: the directory is full, its oldest messages go");
+            self.remove_files(oldest);
+        }
+    }
+
+    /// Tells all threads to end.
+    pub fn begin_stop(&self, stop: Stop) {
+        {
+            let mut queue = self.queue.lock();
+            if queue.stop == Stop::No {
+                queue.stop = stop;
+            }
+            self.queue_wake.notify_one();
+        }
+        self.jobs.lock().stop = true;
+        self.jobs_wake.notify_one();
+        let _index = self.index.lock();
+        self.reader_wake.notify_one();
+    }
+
+    pub fn stopping(&self) -> Stop {
+        self.queue.lock().stop
+    }
+
+    pub fn thread_begins(&self) {
+        self.progress.lock().threads += 1;
+    }
+
+    pub fn thread_ended(&self, writer: bool) {
+        let mut progress = self.progress.lock();
+        progress.threads -= 1;
+        progress.closed |= writer;
+        self.progressed.notify_all();
+        if progress.threads == 0 {
+            // The directory may have another owner now.
+            *self.lock.lock() = None;
+        }
+    }
+
+    /// Waits until all threads have ended; whether they have.
+    pub fn wait_for_end(&self, timeout: Duration) -> bool {
+        let deadline = Instant::now() + timeout;
+        let mut progress = self.progress.lock();
+        while progress.threads > 0 {
+            if self
+                .progressed
+                .wait_until(&mut progress, deadline)
+                .timed_out()
+            {
+                return progress.threads == 0;
+            }
+        }
+        true
+    }
+}
