@@ -1,17 +1,18 @@
 //! The keeper: a thread that rewrites frozen tails as segments, and removes what holds nothing any more.
 
 use std::io;
+use std::sync::atomic::Ordering;
 
 use powderhorn_protocol::id::{MessageId, StreamId};
 use powderhorn_protocol::store::Held;
 use powderhorn_protocol::time::Time;
 
 use crate::clock::Anchor;
-use crate::files::Kind;
+use crate::files::{Files, Kind};
 use crate::footer::{Block, Footer, StreamBlocks};
 use crate::format::{self, BLOCK_BYTES, BatchWriter};
 use crate::index::{Frozen, Segment, estimate};
-use crate::shared::{Shared, count};
+use crate::shared::{Shared, count, uncount};
 
 /// A hole in the seqs that ends a block: what is said of a part of a block is as if it had none.
 const HOLE_MAX: u64 = 256;
@@ -66,10 +67,17 @@ fn sweep(shared: &Shared) {
         .for_each(|&number| shared.remove_files(number));
 }
 
-/// Makes and locks the directory, if that was not possible at the start.
+/// Makes and locks the directory, if that was not possible at the start, or if it was removed since.
 pub fn attach(shared: &Shared) -> io::Result<()> {
-    if shared.lock.lock().is_some() {
-        return Ok(());
+    {
+        let mut lock = shared.lock.lock();
+        if lock
+            .as_ref()
+            .is_some_and(|dir| Files::has_name(dir).unwrap_or(false))
+        {
+            return Ok(());
+        }
+        *lock = None;
     }
     shared.files.make_dir()?;
     let lock = shared
@@ -78,6 +86,7 @@ pub fn attach(shared: &Shared) -> io::Result<()> {
         .ok_or_else(|| io::Error::other("another process uses it"))?;
     // What is in there was not read at the start, and now it is too late for that; but it takes room.
     let files = shared.files.list()?;
+    shared.counts.disk_bytes.store(0, Ordering::Relaxed);
     let mut index = shared.index.lock();
     let first = index
         .segments
@@ -135,9 +144,13 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
         .flat_map(|(_, below, messages)| messages.from(*below))
         .map(|(_, held)| estimate(held))
         .sum();
-    shared.make_room(expected + expected / 8);
+    // Counted before it is there, so that the writer does not take the room meanwhile.
+    let expected = expected + expected / 8;
+    shared.make_room(expected);
+    count(&shared.counts.disk_bytes, expected);
     let unfinished = shared.files.path(number, Kind::Unfinished);
     let written = write_segment(shared, number, &frozen);
+    uncount(&shared.counts.disk_bytes, expected);
     let (bytes, footer) = match written {
         Ok(written) => written,
         Err(error) => {

@@ -229,6 +229,8 @@ impl Loading {
                     if number == last {
                         start.log = Some((number, whole));
                     } else {
+                        // What a footer said is not said again, of more segments than it meant.
+                        index.forget_removals();
                         start.unsealed.extend(index.freeze());
                         index.number = last + 1;
                     }

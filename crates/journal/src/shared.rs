@@ -86,7 +86,7 @@ pub fn count(counter: &AtomicU64, by: u64) {
 }
 
 /// Takes from a counter of what there is.
-fn uncount(counter: &AtomicU64, by: u64) {
+pub fn uncount(counter: &AtomicU64, by: u64) {
     let less = |value: u64| Some(value.saturating_sub(by));
     let _ = counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
 }
@@ -152,7 +152,14 @@ impl Shared {
     pub fn insert(&self, id: MessageId, held: Held) {
         let index = &mut *self.index.lock();
         let full = index.insert(id, held.clone());
+        let dropped = index.dropped;
         let closed = if full { index.freeze() } else { None };
+        if index.dropped > dropped {
+            let lost = index.dropped - dropped;
+            log::error!(
+                "journal: {lost} messages are given up: the disk does not keep up, or not at all"
+            );
+        }
         if !index.doomed.is_empty() {
             self.sweep();
         }

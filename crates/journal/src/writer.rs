@@ -181,31 +181,34 @@ impl<'a> Writer<'a> {
         Ok(())
     }
 
-    /// Puts all that is in memory only on disk, as segments.
+    /// Puts all that is in memory only on disk, as segments, and goes on from there.
     fn try_again(&mut self) {
         let shared = self.shared;
-        if let Err(error) = keeper::attach(shared) {
-            let dir = shared.files.dir().display();
-            return shared.fail(format!("cannot use {dir}: {error}"));
-        }
-        let (position, unsealed) = {
-            let mut index = shared.index.lock();
-            let mut queue = shared.queue.lock();
-            index.freeze();
-            queue.entries.clear();
-            queue.failed = false;
-            self.number = index.number;
-            (queue.position, index.unsealed())
-        };
-        let sealed = unsealed
-            .iter()
-            .try_for_each(|&number| keeper::seal(shared, number));
-        let ready = sealed.and_then(|()| Log::create(shared, self.number));
+        let sealed = keeper::attach(shared).and_then(|()| {
+            // What is frozen goes first: if the disk does not take that, the active tail stays what it is.
+            let unsealed = shared.index.lock().unsealed();
+            unsealed
+                .iter()
+                .try_for_each(|&number| keeper::seal(shared, number))
+        });
+        let ready = sealed.and_then(|()| {
+            let (position, unsealed) = {
+                let mut index = shared.index.lock();
+                let mut queue = shared.queue.lock();
+                index.freeze();
+                queue.entries.clear();
+                queue.failed = false;
+                self.number = index.number;
+                (queue.position, index.unsealed())
+            };
+            unsealed
+                .iter()
+                .try_for_each(|&number| keeper::seal(shared, number))?;
+            self.log = Some(Log::create(shared, self.number)?);
+            Ok(position)
+        });
         match ready {
-            Ok(log) => {
-                self.log = Some(log);
-                shared.recovered(position);
-            }
+            Ok(position) => shared.recovered(position),
             Err(error) => {
                 let dir = shared.files.dir().display();
                 shared.fail(format!("cannot write to {dir}: {error}"));

@@ -1,0 +1,288 @@
+//! Files that a power cut tore, or that a disk changed: what is whole is kept, what was never written is never held.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use common::{Dir, TestClock, get, id, message, open, options, until, write};
+use powderhorn_journal::{Clock, Journal, OpenError, Options};
+use powderhorn_protocol::id::MessageId;
+use powderhorn_protocol::store::{Held, Store};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+type Written = BTreeMap<MessageId, Held>;
+
+/// A log of a few lots, and where each lot ends.
+fn log(dir: &Dir, lots: &[u64]) -> (Written, Vec<u64>) {
+    let clock = TestClock::new();
+    let options = Options {
+        clock: clock.clone(),
+        ..options(dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    let (mut written, mut ends, mut seq) = (Written::new(), Vec::new(), 0);
+    for &lot in lots {
+        for _ in 0..lot {
+            seq += 1;
+            let id = id(seq % 2, seq);
+            let held = message(id, clock.boot());
+            store.insert(id, held.clone());
+            written.insert(id, held);
+        }
+        write(&journal);
+        ends.push(dir.bytes());
+    }
+    journal.kill();
+    (written, ends)
+}
+
+/// A journal of two small segments and a log.
+fn segments(dir: &Dir) -> Written {
+    let clock = TestClock::new();
+    let options = Options {
+        bytes_max: Options::BYTES_MIN,
+        clock: clock.clone(),
+        ..options(dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    let mut written = Written::new();
+    for seq in 1..=6_500 {
+        let id = id(seq % 2, seq);
+        let held = message(id, clock.boot());
+        store.insert(id, held.clone());
+        written.insert(id, held);
+    }
+    write(&journal);
+    until("segments", || {
+        dir.files("seg").len() >= 2 && dir.files("log").len() == 1
+    });
+    journal.kill();
+    written
+}
+
+struct Outcome {
+    held: usize,
+    damaged: u64,
+    torn: u64,
+}
+
+/// Opens the journal and reads all that it says it has. Nothing else may be in it than what was written.
+fn check(dir: &Dir, written: &Written, what: &str) -> Outcome {
+    let clock = TestClock::new();
+    let options = Options {
+        clock: clock.clone(),
+        ..options(dir)
+    };
+    let (mut store, journal, recovered) = Journal::open(options).unwrap();
+    let mut held = 0;
+    for (&stream, ranges) in &recovered.streams {
+        for seq in ranges.iter().flatten() {
+            let id = MessageId { stream, seq };
+            if let Some(message) = get(&mut store, id) {
+                assert_eq!(Some(&message), written.get(&id), "{what}: {id}");
+                held += 1;
+            }
+        }
+    }
+    let damaged = journal.counters().damaged;
+    journal.kill();
+    Outcome {
+        held,
+        damaged,
+        torn: recovered.torn_bytes,
+    }
+}
+
+fn copy(from: &Dir, to: &Path) {
+    let _ = fs::remove_dir_all(to);
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(&from.0).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn a_log_torn_at_any_byte_keeps_what_is_before() {
+    let (dir, torn) = (Dir::new(), Dir::new());
+    let lots = [3, 1, 9, 1];
+    let (written, ends) = log(&dir, &lots);
+    let path = &dir.files("log")[0];
+    let content = fs::read(path).unwrap();
+    for cut in 0..=content.len() as u64 {
+        fs::create_dir_all(&torn.0).unwrap();
+        let torn_path = torn.0.join(path.file_name().unwrap());
+        fs::write(&torn_path, &content[..cut as usize]).unwrap();
+        let whole = ends.iter().zip(lots).take_while(|(end, _)| **end <= cut);
+        let expected: u64 = whole.map(|(_, lot)| lot).sum();
+        let outcome = check(&torn, &written, &format!("cut at {cut}"));
+        assert_eq!(
+            (outcome.held as u64, outcome.damaged),
+            (expected, 0),
+            "cut at {cut}"
+        );
+        assert_eq!(
+            outcome.torn == 0,
+            ends.contains(&cut) || cut <= 16,
+            "cut at {cut}"
+        );
+        // What was torn off is gone, so the next start finds nothing to complain of.
+        let again = check(&torn, &written, &format!("again, cut at {cut}"));
+        assert_eq!(
+            (again.held as u64, again.torn),
+            (expected, 0),
+            "cut at {cut}"
+        );
+        fs::remove_dir_all(&torn.0).unwrap();
+    }
+}
+
+#[test]
+fn a_log_goes_on_behind_a_torn_end() {
+    let dir = Dir::new();
+    let (mut written, _) = log(&dir, &[5, 5]);
+    let path = dir.files("log").remove(0);
+    let bytes = fs::metadata(&path).unwrap().len();
+    let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+    file.set_len(bytes - 7).unwrap();
+    let (mut store, journal, recovered) = open(&dir);
+    assert!(recovered.torn_bytes > 0);
+    let held = message(id(7, 1), powderhorn_journal::SystemClock.boot());
+    store.insert(id(7, 1), held.clone());
+    write(&journal);
+    journal.kill();
+    written.insert(id(7, 1), held);
+    let (mut store, _journal, recovered) = open(&dir);
+    assert_eq!((recovered.torn_bytes, recovered.damaged), (0, 0));
+    assert!(get(&mut store, id(7, 1)).is_some());
+    assert!(get(&mut store, id(1, 5)).is_some());
+    assert!(get(&mut store, id(0, 6)).is_none());
+}
+
+#[test]
+fn a_changed_byte_of_a_log_costs_its_lot_and_nothing_else() {
+    let (dir, flipped) = (Dir::new(), Dir::new());
+    let lots = [3, 4, 2];
+    let (written, ends) = log(&dir, &lots);
+    let path = &dir.files("log")[0];
+    let content = fs::read(path).unwrap();
+    for at in 0..content.len() {
+        fs::create_dir_all(&flipped.0).unwrap();
+        let mut changed = content.clone();
+        changed[at] ^= 1 << (at % 8);
+        fs::write(flipped.0.join(path.file_name().unwrap()), &changed).unwrap();
+        let lot = ends.iter().position(|end| (at as u64) < *end).unwrap();
+        let lost = if at < 16 { 0 } else { lots[lot] };
+        let outcome = check(&flipped, &written, &format!("byte {at}"));
+        assert_eq!(outcome.held as u64, 9 - lost, "byte {at}");
+        assert!(outcome.damaged + outcome.torn > 0, "byte {at}");
+        fs::remove_dir_all(&flipped.0).unwrap();
+    }
+}
+
+#[test]
+fn a_changed_byte_of_a_segment_costs_its_block_at_most() {
+    let (dir, flipped) = (Dir::new(), Dir::new());
+    let written = segments(&dir);
+    let segment = dir.files("seg").remove(0);
+    let name = segment.file_name().unwrap().to_owned();
+    let content = fs::read(&segment).unwrap();
+    let footer = {
+        let trailer = &content[content.len() - 20..];
+        u64::from_le_bytes(trailer[..8].try_into().unwrap()) as usize
+    };
+    // All of the header, of the first two blocks' heads, of the footer and trailer; samples of the rest.
+    let places = (0..120)
+        .step_by(5)
+        .chain((120..footer).step_by(17_111))
+        .chain((footer..content.len()).step_by(16))
+        .chain(content.len() - 20..content.len());
+    let mut lossless = 0;
+    for at in places {
+        copy(&dir, &flipped.0);
+        let mut changed = content.clone();
+        changed[at] ^= 0x10;
+        fs::write(flipped.0.join(&name), &changed).unwrap();
+        let outcome = check(&flipped, &written, &format!("byte {at}"));
+        let lost = written.len() - outcome.held;
+        assert!(lost < 400, "byte {at}: {lost} lost");
+        if (16..footer).contains(&at) {
+            assert!(lost > 0 && outcome.damaged == 1, "byte {at}: {lost} lost");
+        } else {
+            assert_eq!(lost, 0, "byte {at}");
+            assert!(outcome.damaged == 1 || at < 16, "byte {at}");
+        }
+        lossless += usize::from(lost == 0);
+    }
+    assert!(lossless > 20);
+}
+
+#[test]
+fn whatever_is_in_the_files_a_start_survives_it() {
+    let rng = &mut StdRng::seed_from_u64(5);
+    let (dir, broken) = (Dir::new(), Dir::new());
+    let written = segments(&dir);
+    for round in 0..40 {
+        copy(&dir, &broken.0);
+        for path in broken.files("seg").into_iter().chain(broken.files("log")) {
+            let mut content = fs::read(&path).unwrap();
+            match rng.random_range(0..6) {
+                0 => rng.fill(&mut content[..]),
+                1 => content.truncate(rng.random_range(0..content.len())),
+                2 => {
+                    for _ in 0..rng.random_range(1..40) {
+                        let at = rng.random_range(0..content.len());
+                        content[at] = rng.random();
+                    }
+                }
+                3 => {
+                    let at = rng.random_range(0..content.len());
+                    content.splice(
+                        at..at,
+                        (0..rng.random_range(1..5_000)).map(|_| rng.random()),
+                    );
+                }
+                4 => {
+                    let from = rng.random_range(0..content.len());
+                    let to = (from + rng.random_range(0..20_000)).min(content.len());
+                    content[from..to].fill(0);
+                }
+                _ => {}
+            }
+            fs::write(&path, content).unwrap();
+        }
+        check(&broken, &written, &format!("round {round}"));
+    }
+}
+
+#[test]
+fn another_version_is_refused_by_name_and_kept() {
+    let dir = Dir::new();
+    log(&dir, &[2]);
+    let path = dir.files("log").remove(0);
+    let mut content = fs::read(&path).unwrap();
+    content[8] = 9;
+    let crc = crc32(&content[..12]);
+    content[12..16].copy_from_slice(&crc.to_le_bytes());
+    fs::write(&path, &content).unwrap();
+    let Err(error) = Journal::open(options(&dir)) else {
+        panic!("it was opened");
+    };
+    assert!(matches!(error, OpenError::Version { version: 9, .. }));
+    assert!(error.to_string().contains(path.to_str().unwrap()));
+    assert_eq!(fs::read(&path).unwrap(), content);
+}
+
+/// The checksum, computed another way.
+fn crc32(bytes: &[u8]) -> u32 {
+    !bytes.iter().fold(!0u32, |mut crc, byte| {
+        crc ^= u32::from(*byte);
+        for _ in 0..8 {
+            crc = (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg());
+        }
+        crc
+    })
+}

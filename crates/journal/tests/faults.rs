@@ -1,0 +1,442 @@
+//! Disks that are full, broken, read-only or not there; purges go on from memory, and the journal when it can.
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use common::{
+    Dir, SECOND, TestClock, TestDisk, get, id, message, open, options, stream, until, write,
+};
+use powderhorn_journal::{Clock, Journal, Op, OpenError, Options, State, SystemClock, Wait};
+use powderhorn_protocol::store::Store;
+use powderhorn_protocol::time::Time;
+
+const ENOSPC: i32 = 28;
+const EIO: i32 = 5;
+const EROFS: i32 = 30;
+
+fn insert(store: &mut impl Store, n: u64, seqs: std::ops::RangeInclusive<u64>) {
+    for seq in seqs {
+        store.insert(id(n, seq), message(id(n, seq), SystemClock.boot()));
+    }
+}
+
+#[test]
+fn a_disk_that_fails_costs_no_message_when_it_works_again() {
+    let failures: [&[(Op, i32)]; 5] = [
+        &[(Op::Write, ENOSPC)],
+        &[(Op::Write, EIO)],
+        &[(Op::Sync, EIO)],
+        &[(Op::Open, EROFS), (Op::Write, EROFS)],
+        &[(Op::Rename, EIO), (Op::Write, EIO)],
+    ];
+    for failing in failures {
+        let (dir, disk) = (Dir::new(), Arc::new(TestDisk::default()));
+        let options = Options {
+            fsync: true,
+            faults: Some(disk.clone()),
+            ..options(&dir)
+        };
+        let (mut store, journal, _) = Journal::open(options).unwrap();
+        insert(&mut store, 1, 1..=100);
+        write(&journal);
+        disk.fail(failing);
+        insert(&mut store, 1, 101..=200);
+        let waited = journal.wait(journal.position(), 10 * SECOND);
+        assert!(
+            matches!(waited, Wait::NotJournalled(_)),
+            "{failing:?}: {waited:?}"
+        );
+        let State::Failed(reason) = journal.state() else {
+            panic!("{failing:?}: it says nothing");
+        };
+        assert!(reason.contains(dir.0.to_str().unwrap()), "{reason}");
+        assert!(journal.counters().write_errors > 0);
+        // From memory all goes on.
+        insert(&mut store, 2, 1..=1000);
+        assert!(get(&mut store, id(1, 150)).is_some());
+        assert!(matches!(
+            journal.wait(journal.position(), SECOND),
+            Wait::NotJournalled(_)
+        ));
+        disk.fail(&[]);
+        until("it works again", || journal.state() == State::Ok);
+        insert(&mut store, 3, 1..=10);
+        write(&journal);
+        journal.kill();
+        let (mut store, _journal, recovered) = open(&dir);
+        let counts: Vec<_> = (1..=3)
+            .map(|n| recovered.streams[&stream(n)].count())
+            .collect();
+        assert_eq!(counts, [200, 1000, 10], "{failing:?}");
+        assert_eq!(recovered.damaged, 0, "{failing:?}");
+        for (n, seq) in [(1, 100), (1, 200), (2, 1000), (3, 10)] {
+            assert!(get(&mut store, id(n, seq)).is_some());
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_fails_for_long_costs_no_more_memory_than_is_said() {
+    let (dir, disk) = (Dir::new(), Arc::new(TestDisk::default()));
+    let options = Options {
+        bytes_max: Options::BYTES_MIN,
+        faults: Some(disk.clone()),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    disk.fail(&[(Op::Write, EIO), (Op::Open, EIO)]);
+    insert(&mut store, 1, 1..=40_000);
+    let counters = journal.counters();
+    assert!(matches!(counters.state, State::Failed(_)));
+    assert!(counters.dropped > 10_000, "{}", counters.dropped);
+    assert!(
+        counters.held_bytes < 8 * 131_072 + 10_000,
+        "{}",
+        counters.held_bytes
+    );
+    assert_eq!(get(&mut store, id(1, 1)), None);
+    assert!(get(&mut store, id(1, 40_000)).is_some());
+    disk.fail(&[]);
+    until("it works again", || journal.state() == State::Ok);
+    journal.kill();
+    let (_store, _journal, recovered) = open(&dir);
+    assert_eq!(
+        recovered.streams[&stream(1)].count(),
+        40_000 - counters.dropped
+    );
+}
+
+#[test]
+fn a_file_system_that_is_full_is_one_that_can_be_emptied() {
+    let dir = Dir::new();
+    fs::create_dir_all(&dir.0).unwrap();
+    let mount = Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+        .arg(&dir.0)
+        .status();
+    if !mount.is_ok_and(|status| status.success()) {
+        eprintln!("left out: only root may mount");
+        return;
+    }
+    let ballast = dir.0.join("ballast");
+    fs::write(&ballast, vec![1; 1 << 20]).unwrap();
+    let (mut store, journal, _) = open(&dir);
+    let mut last = 0;
+    while journal.state() == State::Ok && last < 100_000 {
+        insert(&mut store, 1, last + 1..=last + 1_000);
+        last += 1_000;
+        journal.wait(journal.position(), 10 * SECOND);
+    }
+    let State::Failed(reason) = journal.state() else {
+        panic!("it cannot be full");
+    };
+    assert!(reason.contains("No space left"), "{reason}");
+    insert(&mut store, 2, 1..=10);
+    fs::remove_file(&ballast).unwrap();
+    // There is room for the segment now, beside the log that it replaces; or not, and then it says so.
+    let started = Instant::now();
+    while journal.state() != State::Ok && started.elapsed() < 2 * SECOND {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let works = journal.state() == State::Ok;
+    journal.kill();
+    drop((store, journal));
+    let (store, journal, recovered) = open(&dir);
+    drop((store, journal));
+    assert!(
+        Command::new("umount")
+            .arg(&dir.0)
+            .status()
+            .unwrap()
+            .success()
+    );
+    assert!(works, "it stays failed");
+    assert_eq!(recovered.streams[&stream(1)].count(), last);
+    assert_eq!(recovered.streams[&stream(2)].count(), 10);
+}
+
+#[test]
+fn a_directory_that_comes_late_is_used_and_what_is_in_it_kept() {
+    let (dir, disk) = (Dir::new(), Arc::new(TestDisk::default()));
+    {
+        let (mut store, journal, _) = open(&dir);
+        insert(&mut store, 1, 1..=10);
+        write(&journal);
+    }
+    disk.fail(&[(Op::Directory, 2)]);
+    let options = Options {
+        faults: Some(disk.clone()),
+        ..options(&dir)
+    };
+    let (mut store, journal, recovered) = Journal::open(options).unwrap();
+    assert!(recovered.streams.is_empty());
+    assert!(matches!(journal.state(), State::Failed(_)));
+    insert(&mut store, 2, 1..=10);
+    assert!(get(&mut store, id(2, 1)).is_some());
+    disk.fail(&[]);
+    until("it is there", || journal.state() == State::Ok);
+    insert(&mut store, 3, 1..=10);
+    write(&journal);
+    journal.kill();
+    let (_store, _journal, recovered) = open(&dir);
+    assert_eq!(recovered.streams.len(), 3);
+}
+
+#[test]
+fn a_directory_that_goes_is_noticed_and_made_again() {
+    let dir = Dir::new();
+    let (mut store, journal, _) = open(&dir);
+    insert(&mut store, 1, 1..=10);
+    write(&journal);
+    fs::remove_dir_all(&dir.0).unwrap();
+    std::thread::sleep(Duration::from_millis(1_100));
+    insert(&mut store, 1, 11..=20);
+    let waited = journal.wait(journal.position(), 10 * SECOND);
+    assert!(matches!(waited, Wait::NotJournalled(_)), "{waited:?}");
+    until("it is there again", || journal.state() == State::Ok);
+    journal.kill();
+    let (_store, _journal, recovered) = open(&dir);
+    assert_eq!(recovered.streams[&stream(1)].count(), 20);
+}
+
+#[test]
+fn a_read_only_directory_is_read() {
+    let (dir, disk) = (Dir::new(), Arc::new(TestDisk::default()));
+    {
+        let (mut store, journal, _) = open(&dir);
+        insert(&mut store, 1, 1..=10);
+        write(&journal);
+    }
+    let writes = [Op::Open, Op::Write, Op::Sync, Op::Rename, Op::Remove];
+    disk.fail(&writes.map(|op| (op, EROFS)));
+    let options = Options {
+        faults: Some(disk),
+        ..options(&dir)
+    };
+    let (mut store, journal, recovered) = Journal::open(options).unwrap();
+    assert_eq!(recovered.streams[&stream(1)].count(), 10);
+    assert!(matches!(journal.state(), State::Failed(_)));
+    insert(&mut store, 1, 11..=20);
+    assert!((1..=20).all(|seq| get(&mut store, id(1, seq)).is_some()));
+    assert!(journal.store_stamp(1).is_err());
+}
+
+#[test]
+fn two_journals_never_share_a_directory() {
+    let dir = Dir::new();
+    let first = open(&dir);
+    let Err(error) = Journal::open(options(&dir)) else {
+        panic!("it was opened twice");
+    };
+    assert!(matches!(&error, OpenError::Locked { path } if *path == dir.0));
+    assert!(error.to_string().contains(dir.0.to_str().unwrap()));
+    drop(first);
+    open(&dir);
+}
+
+#[test]
+fn the_directory_never_grows_beyond_its_bound() {
+    let (dir, clock) = (Dir::new(), TestClock::new());
+    let bytes_max = Options::BYTES_MIN;
+    let options = Options {
+        bytes_max,
+        clock,
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    let mut most = 0;
+    for seq in 1..=150_000 {
+        store.insert(
+            id(seq % 5, seq),
+            message(id(seq % 5, seq), Time::from_us(seq as i64)),
+        );
+        if seq % 500 == 0 {
+            // Small lots take the most room in a log.
+            write(&journal);
+            most = dir.bytes().max(most);
+            // A burst that outruns the keeper is another matter.
+            until("few logs", || dir.files("log").len() <= 3);
+            most = dir.bytes().max(most);
+        }
+    }
+    let counters = journal.counters();
+    assert!(most <= bytes_max, "{most} bytes, {counters:?}");
+    assert!(most > bytes_max / 2, "{most} bytes");
+    assert!(counters.segments_evicted > 10, "{counters:?}");
+    assert_eq!(counters.dropped, 0);
+    assert_eq!(get(&mut store, id(1, 1)), None);
+    assert!(get(&mut store, id(4, 149_999)).is_some());
+    assert!(store.bytes() <= bytes_max);
+}
+
+#[test]
+fn many_wait_at_once_and_each_is_told() {
+    let dir = Dir::new();
+    let (store, journal, _) = open(&dir);
+    let store = Arc::new(std::sync::Mutex::new(store));
+    let threads: Vec<_> = (0..64)
+        .map(|n| {
+            let (store, journal) = (store.clone(), journal.clone());
+            std::thread::spawn(move || {
+                for seq in 1..=50 {
+                    let position = {
+                        let mut store = store.lock().unwrap();
+                        insert(&mut *store, n, seq..=seq);
+                        journal.position()
+                    };
+                    assert_eq!(journal.wait(position, 10 * SECOND), Wait::Written);
+                }
+            })
+        })
+        .collect();
+    threads
+        .into_iter()
+        .for_each(|thread| thread.join().unwrap());
+    assert_eq!(journal.counters().appended, 64 * 50);
+    journal.kill();
+    drop((store, journal));
+    let (_store, _journal, recovered) = open(&dir);
+    assert_eq!(recovered.streams.len(), 64);
+    assert!(recovered.streams.values().all(|held| held.count() == 50));
+}
+
+#[test]
+fn who_waits_is_not_kept_longer_than_asked() {
+    /// Each write takes a while.
+    struct Slow;
+    impl powderhorn_journal::Faults for Slow {
+        fn check(&self, op: Op, _: &std::path::Path) -> std::io::Result<()> {
+            if op == Op::Write {
+                std::thread::sleep(Duration::from_millis(300));
+            }
+            Ok(())
+        }
+    }
+    let dir = Dir::new();
+    let options = Options {
+        faults: Some(Arc::new(Slow)),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    assert_eq!(journal.wait(0, Duration::ZERO), Wait::Written);
+    insert(&mut store, 1, 1..=1);
+    let started = Instant::now();
+    assert_eq!(journal.wait(1, Duration::from_millis(50)), Wait::Late);
+    assert!(started.elapsed() >= Duration::from_millis(50));
+    assert!(started.elapsed() < Duration::from_millis(200));
+    assert_eq!(journal.wait(1, 10 * SECOND), Wait::Written);
+    // Nobody waits for a journal that is closed.
+    assert!(journal.shutdown(10 * SECOND));
+    insert(&mut store, 1, 2..=2);
+    let closed = journal.wait(2, 10 * SECOND);
+    assert!(matches!(closed, Wait::NotJournalled(_)), "{closed:?}");
+}
+
+#[test]
+fn written_means_synced_if_that_is_asked_for() {
+    let (dir, disk) = (Dir::new(), Arc::new(TestDisk::default()));
+    for fsync in [false, true] {
+        let options = Options {
+            fsync,
+            faults: Some(disk.clone()),
+            ..options(&dir)
+        };
+        disk.fail(&[]);
+        let (mut store, journal, _) = Journal::open(options).unwrap();
+        insert(&mut store, 1, 1..=1);
+        write(&journal);
+        disk.fail(&[(Op::Sync, EIO)]);
+        insert(&mut store, 1, 2..=2);
+        let waited = journal.wait(2, 10 * SECOND);
+        assert_eq!(waited == Wait::Written, !fsync, "{waited:?}");
+    }
+}
+
+#[test]
+fn the_last_stamp_is_kept_and_a_broken_one_is_counted() {
+    let dir = Dir::new();
+    let (store, journal, recovered) = open(&dir);
+    assert_eq!((recovered.last_stamp, recovered.damaged), (None, 0));
+    journal.store_stamp(1_700_000_000_123).unwrap();
+    journal.store_stamp(1_700_000_000_124).unwrap();
+    drop((store, journal));
+    let (store, journal, recovered) = open(&dir);
+    assert_eq!(recovered.last_stamp, Some(1_700_000_000_124));
+    drop((store, journal));
+    let path = dir.0.join("epoch");
+    let whole = fs::read(&path).unwrap();
+    for at in 0..whole.len() {
+        for broken in [whole[..at].to_vec(), {
+            let mut changed = whole.clone();
+            changed[at] ^= 2;
+            changed
+        }] {
+            fs::write(&path, broken).unwrap();
+            let (_store, _journal, recovered) = open(&dir);
+            assert_eq!(
+                (recovered.last_stamp, recovered.damaged),
+                (None, 1),
+                "byte {at}"
+            );
+        }
+    }
+}
+
+#[test]
+fn ages_survive_a_reboot_in_logs_and_in_segments() {
+    const DAY: Duration = Duration::from_secs(86_400);
+    let minutes = |n: u64| Duration::from_secs(60 * n);
+    // How far the wall clock went while the machine was down, and the ages after it, in minutes.
+    for (forward, expected) in [
+        (60i64, [130, 65]),
+        (-5_000, [70, 5]),
+        (20_000, [1430, 1430]),
+    ] {
+        for sealed in [false, true] {
+            let (dir, clock) = (Dir::new(), TestClock::new());
+            let options = Options {
+                bytes_max: Options::BYTES_MIN,
+                clock: clock.clone(),
+                retention: DAY,
+                ..options(&dir)
+            };
+            let (mut store, journal, _) = Journal::open(options.clone()).unwrap();
+            store.insert(id(1, 3), message(id(1, 3), clock.boot()));
+            clock.pass(minutes(65));
+            store.insert(id(1, 4), message(id(1, 4), clock.boot()));
+            write(&journal);
+            clock.pass(minutes(5));
+            let fill = if sealed { 4_000 } else { 5 };
+            for seq in 1..=fill {
+                store.insert(id(2, seq), message(id(2, seq), clock.boot()));
+            }
+            write(&journal);
+            until("segments", || (journal.counters().segments > 0) == sealed);
+            journal.kill();
+            clock.boot.store(2, std::sync::atomic::Ordering::Relaxed);
+            clock
+                .boot_us
+                .store(30_000_000, std::sync::atomic::Ordering::Relaxed);
+            let wall = clock.wall_ms() as i64 + forward * 60_000;
+            clock
+                .wall_ms
+                .store(wall as u64, std::sync::atomic::Ordering::Relaxed);
+            let (mut store, _journal, _) = Journal::open(options).unwrap();
+            let mut age = |seq| {
+                let held = get(&mut store, id(1, seq)).unwrap();
+                clock.boot().since(held.born).as_secs() / 60
+            };
+            assert_eq!(
+                [age(3), age(4)],
+                expected,
+                "{forward} min, sealed: {sealed}"
+            );
+            let oldest = store.oldest(stream(1)).unwrap().1;
+            assert_eq!(clock.boot().since(oldest).as_secs() / 60, expected[0]);
+        }
+    }
+}
