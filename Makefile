@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 # The targets share one cargo target folder, which they would only queue for.
 .NOTPARALLEL:
-.PHONY: help demo test test-canary build bench bench-engine bench-soak bench-soak-varnish sim lint shell clean
+.PHONY: help demo test test-canary build bench bench-engine bench-soak bench-soak-varnish bench-journal sim lint shell clean
 
 DEBIAN13 := packaging/on-debian13.sh
 
@@ -30,7 +30,7 @@ define run_bench
 	status=$$?; $(DEBIAN13) results; exit $$status
 endef
 
-bench: bench-engine bench-soak bench-soak-varnish ## Every benchmark; hours
+bench: bench-engine bench-soak bench-soak-varnish bench-journal ## Every benchmark; hours
 
 bench-engine: build ## Purges in varnishd beside its own, bans and xkey; ARGS='--objects 100000' is quicker
 	$(call run_bench,engine)
@@ -40,6 +40,9 @@ bench-soak: build ## 100 million purges through decoder, core and engine
 
 bench-soak-varnish: build ## 10 million purges through two varnishds
 	$(call run_bench,soak-varnish)
+
+bench-journal: build ## A day of purges on disk: rates, bytes, memory, starts, repairs; ARGS='--purges 10000000' is quicker
+	$(call run_bench,journal)
 
 sim: build ## Draws what the protocol does, computed and simulated, to target/figures; ARGS=--quick
 	@$(DEBIAN13) sim $(ARGS); status=$$?; $(DEBIAN13) results; exit $$status

@@ -4,18 +4,20 @@
 //! powderhorn-bench engine [--objects 100000,1000000] [--runs 5] [--only urls,bans,keys,hits,memory,fleet] [--out DIR]
 //! powderhorn-bench soak [--purges 100000000] [--assert] [--out DIR]
 //! powderhorn-bench soak-varnish [--purges 10000000] [--assert] [--out DIR]
+//! powderhorn-bench journal [--purges 86400000] [--runs 5] [--out DIR]
 //! ```
 //!
 //! `engine` starts real varnishds; what they are told is in `servers.rs`, and what is measured in one
 //! file of `engine/` per group of rows. The soaks send very many purges and look whether the last cost
 //! what the first did: `soak` in this process, through decoder, core and engine; `soak-varnish` through
-//! two varnishds.
+//! two varnishds. `journal` holds a day's purges on disk.
 //!
 //! Rows go to a table and to `DIR/<bench>.jsonl` (default: target/bench). The VMOD is found next to this
 //! program or in `POWDERHORN_VMOD`. With --assert a soak fails when it finds a drift.
 #![forbid(unsafe_code)]
 
 mod engine;
+mod journal;
 mod load;
 mod origin;
 mod report;
@@ -27,7 +29,7 @@ use std::error::Error;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: powderhorn-bench engine|soak|soak-varnish [--objects N,N] [--runs N] \
+const USAGE: &str = "usage: powderhorn-bench engine|soak|soak-varnish|journal [--objects N,N] [--runs N] \
                      [--only GROUP,GROUP] [--purges N] [--assert] [--out DIR]";
 
 /// What was asked for on the command line.
@@ -38,7 +40,7 @@ pub struct Arguments {
     pub runs: usize,
     /// Groups of rows; empty for all.
     pub only: Vec<String>,
-    /// Purges of a soak.
+    /// Purges of a soak, or held in the journal.
     pub purges: Option<u64>,
     /// Whether a soak fails when it finds a drift.
     pub assert: bool,
@@ -49,6 +51,16 @@ pub struct Arguments {
 fn main() -> ExitCode {
     let mut words = std::env::args().skip(1);
     let command = words.next().unwrap_or_default();
+    if command == "journal-part" {
+        // Only the benchmark of the journal itself calls this.
+        return match journal::run_part(&words.collect::<Vec<_>>()) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("powderhorn-bench: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let arguments = match parse(words) {
         Ok(arguments) => arguments,
         Err(error) => {
@@ -60,6 +72,7 @@ fn main() -> ExitCode {
         "engine" => engine::run(&arguments),
         "soak" => soak::core::run(&arguments),
         "soak-varnish" => soak::varnish::run(&arguments),
+        "journal" => journal::run(&arguments),
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);

@@ -175,6 +175,8 @@ pub struct Counters {
     pub held_bytes: u64,
     /// Segments on disk.
     pub segments: u64,
+    /// Logs that are to be rewritten as segments.
+    pub unsealed: u64,
     /// Damaged places found, at the start and since.
     pub damaged: u64,
     /// Times that the disk failed.

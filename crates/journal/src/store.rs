@@ -150,6 +150,7 @@ impl Journal {
             disk_bytes: counts.disk_bytes.load(Ordering::Relaxed),
             held_bytes: index.bytes(),
             segments: sealed.count() as u64,
+            unsealed: index.unsealed().len() as u64,
             damaged: counts.damaged.load(Ordering::Relaxed),
             write_errors: counts.write_errors.load(Ordering::Relaxed),
             dropped: index.dropped,
