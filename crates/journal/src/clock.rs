@@ -102,11 +102,16 @@ impl Conversion {
         }
     }
 
+    /// The same of what a start found: nothing of that is younger than the start.
+    pub fn born_before(&self, boot_id: &[u8; 16], born: Time) -> Time {
+        self.born(boot_id, born).min(self.now.boot)
+    }
+
     /// When what was born at `born` on the clock of `boot_id` was born, on the clock of this boot.
     pub fn born(&self, boot_id: &[u8; 16], born: Time) -> Time {
         let now = self.now.boot;
         if *boot_id == self.now.boot_id && *boot_id != [0; 16] {
-            return born.min(now);
+            return born;
         }
         // A boot that left no anchor left no births either.
         let Some(last) = self.last.get(boot_id) else {
@@ -179,9 +184,8 @@ mod tests {
         let born = Time::from_us(7 * MINUTE);
         assert_eq!(conversion.born(&[1; 16], born), born);
         let future = Time::from_us(700 * MINUTE);
-        assert_eq!(
-            conversion.born(&[1; 16], future),
-            Time::from_us(130 * MINUTE)
-        );
+        assert_eq!(conversion.born(&[1; 16], future), future);
+        let start = Time::from_us(130 * MINUTE);
+        assert_eq!(conversion.born_before(&[1; 16], future), start);
     }
 }

@@ -195,6 +195,31 @@ impl Loading {
         }
     }
 
+    /// Removes the oldest segments of a directory that is larger than it may be now: what is said to be
+    /// held is to be there.
+    pub fn evict(&mut self, files: &Files, bytes_max: u64) {
+        while self.disk_bytes > bytes_max {
+            let mut segments = self
+                .files
+                .iter()
+                .filter_map(|(&number, loaded)| match loaded {
+                    Loaded::Segment { bytes, .. } => Some((number, *bytes)),
+                    Loaded::Log { .. } => None,
+                });
+            let Some((number, bytes)) = segments.next() else {
+                return;
+            };
+            let path = files.path(number, Kind::Segment);
+            if let Err(error) = files.remove(&path) {
+                log::warn!("journal: cannot remove {}: {error}", path.display());
+                return;
+            }
+            log::info!("journal: {} goes, as less may be held now", path.display());
+            self.files.remove(&number);
+            self.disk_bytes = self.disk_bytes.saturating_sub(bytes);
+        }
+    }
+
     /// Builds the index of what was found.
     pub fn build(
         self,
@@ -294,8 +319,8 @@ fn add_segment(
     let boot_id = footer.anchor.boot_id;
     for mut entry in footer.streams {
         for block in &mut entry.blocks {
-            let born_min = conversion.born(&boot_id, block.born_min);
-            let born_max = conversion.born(&boot_id, block.born_max());
+            let born_min = conversion.born_before(&boot_id, block.born_min);
+            let born_max = conversion.born_before(&boot_id, block.born_max());
             block.born_min = born_min;
             block.born_span =
                 u32::try_from(born_max.since(born_min).as_micros()).unwrap_or(u32::MAX);
@@ -318,7 +343,7 @@ fn add_batch(
     batch: Batch,
 ) {
     for (id, mut message) in batch.messages {
-        message.born = conversion.born(&batch.anchor.boot_id, message.born);
+        message.born = conversion.born_before(&batch.anchor.boot_id, message.born);
         held.entry(id.stream).or_default().insert(id.seq);
         index.insert(id, message);
     }

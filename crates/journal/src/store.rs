@@ -65,7 +65,8 @@ impl Journal {
         }
         // A directory that comes late may have files in it, which are not to be overwritten.
         let late = loading.is_none();
-        let loading = loading.unwrap_or_default();
+        let mut loading = loading.unwrap_or_default();
+        loading.evict(&files, options.bytes_max);
         let now = Anchor::now(&*options.clock);
         let mut conversion = Conversion::new(now, options.retention);
         loading.note_anchors(&mut conversion);

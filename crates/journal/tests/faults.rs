@@ -274,6 +274,37 @@ fn the_directory_never_grows_beyond_its_bound() {
 }
 
 #[test]
+fn a_bound_that_is_lowered_costs_the_oldest_and_says_so() {
+    let dir = Dir::new();
+    let (mut store, journal, _) = Journal::open(Options {
+        bytes_max: 2 * Options::BYTES_MIN,
+        ..options(&dir)
+    })
+    .unwrap();
+    for seq in 1..=130_000 {
+        store.insert(id(1, seq), message(id(1, seq), Time::from_us(seq as i64)));
+        if seq % 5_000 == 0 {
+            write(&journal);
+            until("few logs", || dir.files("log").len() <= 3);
+        }
+    }
+    until("one log", || dir.files("log").len() == 1);
+    drop((store, journal));
+    assert!(dir.bytes() > Options::BYTES_MIN);
+    let (mut store, _journal, recovered) = Journal::open(Options {
+        bytes_max: Options::BYTES_MIN,
+        ..options(&dir)
+    })
+    .unwrap();
+    assert!(dir.bytes() <= Options::BYTES_MIN);
+    let held = &recovered.streams[&stream(1)];
+    assert!(held.first() > Some(1) && held.last() == Some(130_000));
+    let first = held.first().unwrap();
+    assert!(get(&mut store, id(1, first)).is_some());
+    assert_eq!(get(&mut store, id(1, first - 1)), None);
+}
+
+#[test]
 fn many_wait_at_once_and_each_is_told() {
     let dir = Dir::new();
     let (store, journal, _) = open(&dir);

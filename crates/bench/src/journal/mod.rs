@@ -51,14 +51,31 @@ pub fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     );
     let _ = std::fs::remove_dir_all(&dir);
     let filled = result?;
+    let metric = "append with fsync, 5 streams".into();
     row(
         &mut report,
-        "append with fsync, 5 streams".into(),
+        metric,
         "/s",
         Better::More,
         &filled["rates"],
         None,
     )?;
+    for sync in ["page-cache", "fsync"] {
+        let result = part(&dir, &["wait", &arguments.runs.to_string(), sync]);
+        let _ = std::fs::remove_dir_all(&dir);
+        let waited = result?;
+        for quantile in ["p50", "p99"] {
+            let metric = format!("one message until it is written, {sync}, {quantile}");
+            row(
+                &mut report,
+                metric,
+                "µs",
+                Better::Less,
+                &waited[quantile],
+                None,
+            )?;
+        }
+    }
     Ok(true)
 }
 

@@ -30,12 +30,13 @@ const AHEAD: u64 = 20_000;
 const UNSEALED: u64 = 3;
 /// Messages of a repair: what fits into a datagram.
 const REPAIR: u64 = 30;
-/// Repairs of a run.
+/// Repairs of a run, and single messages that are waited for.
 const REPAIRS: u64 = 2_000;
 /// Messages that may be in memory still.
 const RECENT: u64 = 2_000_000;
 
-/// `DIR fill STREAMS MESSAGES fsync|page-cache`, `DIR start cold|warm`, `DIR repair cold|warm RUNS`
+/// `DIR fill STREAMS MESSAGES fsync|page-cache`, `DIR start cold|warm`, `DIR repair cold|warm RUNS`,
+/// `DIR wait RUNS fsync|page-cache`
 pub fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
     let words: Vec<&str> = words.iter().map(String::as_str).collect();
     let found = match words[..] {
@@ -45,6 +46,7 @@ pub fn run(words: &[String]) -> Result<(), Box<dyn Error>> {
             messages.parse()?,
             sync == "fsync",
         )?,
+        [dir, "wait", runs, sync] => wait(dir.as_ref(), runs.parse()?, sync == "fsync")?,
         [dir, "start", cold] => start(dir.as_ref(), cold == "cold")?,
         [dir, "repair", cold, runs] => repair(dir.as_ref(), cold == "cold", runs.parse()?)?,
         _ => return Err("no such part".into()),
@@ -139,6 +141,33 @@ fn fill(dir: &Path, streams: u64, messages: u64, fsync: bool) -> Result<Value, B
         "bytes_each": counters.disk_bytes as f64 / messages as f64,
         "resident_mb": resident,
     }))
+}
+
+/// One message, and waiting until it is written, over and over.
+fn wait(dir: &Path, runs: usize, fsync: bool) -> Result<Value, Box<dyn Error>> {
+    let _ = std::fs::remove_dir_all(dir);
+    let (mut store, journal, _) = open(dir, fsync)?;
+    let rng = &mut StdRng::seed_from_u64(4);
+    let (mut p50, mut p99) = (Vec::new(), Vec::new());
+    let mut seq = 0;
+    for _ in 0..runs {
+        let mut samples = Samples::default();
+        for _ in 0..REPAIRS {
+            seq += 1;
+            let stream = stream(1);
+            let held = message(rng, SystemClock.boot(), seq);
+            let begin = Instant::now();
+            store.insert(MessageId { stream, seq }, held);
+            let waited = journal.wait(journal.position(), Duration::from_secs(60));
+            samples.push(begin.elapsed());
+            if waited != Wait::Written {
+                return Err(format!("not written: {waited:?}").into());
+            }
+        }
+        p50.push(samples.quantile_us(0.5));
+        p99.push(samples.quantile_us(0.99));
+    }
+    Ok(json!({ "p50": p50, "p99": p99 }))
 }
 
 /// A start, as long as it takes until all can be served.
