@@ -3,6 +3,7 @@
 //! from it, and what is too old by its word alone is kept for ten minutes more.
 
 use std::collections::BTreeMap;
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::time::Duration;
 
 use powderhorn_protocol::time::Time;
@@ -47,7 +48,7 @@ impl Clock for SystemClock {
             let (Some(high), Some(low)) = (digits.next(), digits.next()) else {
                 return [0; 16];
             };
-            *byte = (high << 4 | low) as u8;
+            *byte = ((high << 4) | low) as u8;
         }
         id
     }
@@ -65,10 +66,21 @@ pub struct Anchor {
 }
 
 impl Anchor {
-    /// Now.
-    pub fn now(clock: &dyn Clock) -> Anchor {
+    /// Now, at a start. A boot that nobody can name gets a name that no other has: within one life births are
+    /// exact all the same.
+    pub fn at_start(clock: &dyn Clock) -> Anchor {
+        let mut boot_id = clock.boot_id();
+        if boot_id == [0; 16] {
+            let random = || RandomState::new().build_hasher().finish().to_le_bytes();
+            boot_id[..8].copy_from_slice(&random());
+            boot_id[8..].copy_from_slice(&random());
+        }
+        Anchor::now(clock, boot_id)
+    }
+
+    fn now(clock: &dyn Clock, boot_id: [u8; 16]) -> Anchor {
         Anchor {
-            boot_id: clock.boot_id(),
+            boot_id,
             boot: clock.boot(),
             wall_ms: clock.wall_ms(),
         }
@@ -94,6 +106,11 @@ impl Conversion {
         }
     }
 
+    /// Now, in the boot onto whose clock births are brought.
+    pub fn anchor(&self, clock: &dyn Clock) -> Anchor {
+        Anchor::now(clock, self.now.boot_id)
+    }
+
     /// An anchor was found in a file. All are to be noted before the first birth is converted.
     pub fn note(&mut self, anchor: &Anchor) {
         let last = self.last.entry(anchor.boot_id).or_insert(*anchor);
@@ -110,7 +127,7 @@ impl Conversion {
     /// When what was born at `born` on the clock of `boot_id` was born, on the clock of this boot.
     pub fn born(&self, boot_id: &[u8; 16], born: Time) -> Time {
         let now = self.now.boot;
-        if *boot_id == self.now.boot_id && *boot_id != [0; 16] {
+        if *boot_id == self.now.boot_id {
             return born;
         }
         // A boot that left no anchor left no births either.

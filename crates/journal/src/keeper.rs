@@ -184,7 +184,7 @@ fn write_segment(shared: &Shared, number: u64, frozen: &Frozen) -> io::Result<(u
     let file = files.create(&unfinished)?;
     let mut offset = 0u64;
     let mut out = SegmentWriter {
-        anchor: Anchor::now(&*shared.options.clock),
+        anchor: shared.conversion.anchor(&*shared.options.clock),
         buffer: format::header().to_vec(),
         flushed: 0,
     };

@@ -67,7 +67,7 @@ impl Journal {
         let late = loading.is_none();
         let mut loading = loading.unwrap_or_default();
         loading.evict(&files, options.bytes_max);
-        let now = Anchor::now(&*options.clock);
+        let now = Anchor::at_start(&*options.clock);
         let mut conversion = Conversion::new(now, options.retention);
         loading.note_anchors(&mut conversion);
         let disk_bytes = loading.disk_bytes;

@@ -5,7 +5,6 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crate::clock::Anchor;
 use crate::files::{Files, Kind};
 use crate::format::{self, BATCH_BYTES, BatchWriter};
 use crate::keeper;
@@ -96,7 +95,7 @@ impl<'a> Writer<'a> {
     }
 
     fn write(&mut self, entries: &[Entry]) -> io::Result<()> {
-        let anchor = Anchor::now(&*self.shared.options.clock);
+        let anchor = self.shared.conversion.anchor(&*self.shared.options.clock);
         let mut batch: Option<BatchWriter> = None;
         let mut messages = 0;
         for entry in entries {

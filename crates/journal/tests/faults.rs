@@ -110,6 +110,16 @@ fn a_disk_that_fails_for_long_costs_no_more_memory_than_is_said() {
     );
 }
 
+/// Unmounts, whatever became of the test.
+struct Mounted<'a>(&'a Dir);
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        // Lazily: after a failure the journal may be open still.
+        let _ = Command::new("umount").arg("-l").arg(&self.0.0).status();
+    }
+}
+
 #[test]
 fn a_file_system_that_is_full_is_one_that_can_be_emptied() {
     let dir = Dir::new();
@@ -122,6 +132,7 @@ fn a_file_system_that_is_full_is_one_that_can_be_emptied() {
         eprintln!("left out: only root may mount");
         return;
     }
+    let mounted = Mounted(&dir);
     let ballast = dir.0.join("ballast");
     fs::write(&ballast, vec![1; 1 << 20]).unwrap();
     let (mut store, journal, _) = open(&dir);
@@ -147,13 +158,7 @@ fn a_file_system_that_is_full_is_one_that_can_be_emptied() {
     drop((store, journal));
     let (store, journal, recovered) = open(&dir);
     drop((store, journal));
-    assert!(
-        Command::new("umount")
-            .arg(&dir.0)
-            .status()
-            .unwrap()
-            .success()
-    );
+    drop(mounted);
     assert!(works, "it stays failed");
     assert_eq!(recovered.streams[&stream(1)].count(), last);
     assert_eq!(recovered.streams[&stream(2)].count(), 10);
@@ -415,6 +420,31 @@ fn the_last_stamp_is_kept_and_a_broken_one_is_counted() {
             );
         }
     }
+}
+
+#[test]
+fn a_boot_without_a_name_is_exact_within_one_life() {
+    let (dir, clock) = (Dir::new(), TestClock::new());
+    clock.boot.store(0, std::sync::atomic::Ordering::Relaxed);
+    let options = Options {
+        bytes_max: Options::BYTES_MIN,
+        clock: clock.clone(),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options.clone()).unwrap();
+    clock.pass(60 * SECOND);
+    let held = message(id(1, 1), clock.boot());
+    store.insert(id(1, 1), held.clone());
+    for seq in 1..=8_000 {
+        store.insert(id(2, seq), message(id(2, seq), clock.boot()));
+    }
+    until("segments", || journal.counters().segments >= 2);
+    assert_eq!(get(&mut store, id(1, 1)), Some(held));
+    journal.kill();
+    clock.pass(60 * SECOND);
+    let (mut store, _journal, _) = Journal::open(options).unwrap();
+    let held = get(&mut store, id(1, 1)).unwrap();
+    assert_eq!(clock.boot().since(held.born), 60 * SECOND);
 }
 
 #[test]
