@@ -214,10 +214,16 @@ fn segments_are_made_and_go_when_nothing_in_them_is_held() {
         store.insert(id, message(id, clock.boot()));
         if seq % 1_000 == 0 {
             write(&journal);
+            // The keeper is to be neither outrun nor waited for.
+            until("few logs", || journal.counters().unsealed <= 3);
         }
     }
     until("segments", || journal.counters().segments >= 3);
     until("one log", || dir.files("log").len() == 1);
+    // No longer in memory.
+    let first = get(&mut store, id(1, 2));
+    assert_eq!(first, Some(message(id(1, 2), clock.boot())));
+    assert!(journal.counters().blocks_read > 0);
     until("bytes are counted", || {
         journal.counters().disk_bytes == dir.bytes()
     });
