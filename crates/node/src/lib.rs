@@ -16,6 +16,7 @@
 //! | `settings`, `reload` | what of it may change while the node runs |
 //! | `members`, `nodes`, `lookup`, `address` | who is in the fleet: a list, a file, names |
 //! | `peers`, `membership` | the peers of the moment; how they change |
+//! | `receipts` | where a purge has been applied |
 //! | `status`, `counters`, `events`, `notices` | what an operator sees |
 //! | `net`, `watch`, `sys` | sockets, files, clocks |
 #![deny(unsafe_code)]
@@ -39,6 +40,7 @@ mod nodes;
 mod notices;
 mod parse;
 mod peers;
+mod receipts;
 mod reload;
 mod runtime;
 mod seal;
@@ -60,6 +62,7 @@ pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
 pub use crate::net::BindError;
 pub use crate::node::{IssueError, Node, StartError, node_id};
 pub use crate::nodes::NodesError;
+pub use crate::receipts::{Applied, Receipt, WAIT_MAX, WAITERS_MAX, WaitError, Waited};
 pub use crate::reload::NeedsRestart;
 pub use crate::seal::{OpenError, SealError, Sealer};
 pub use crate::settings::Change;

@@ -27,6 +27,7 @@ use crate::members::Members;
 use crate::net::BindError;
 use crate::notices::Notices;
 use crate::peers::Peers;
+use crate::receipts::Waiters;
 use crate::runtime::Runtime;
 use crate::start::prepare;
 use crate::status::{Counter, Status};
@@ -80,6 +81,10 @@ pub(crate) struct Shared {
     /// Signalled when purges are ready for an idle applier.
     pub ready: Signal,
     pub applier_idle: AtomicBool,
+    /// Signalled when somebody has said what became of purges.
+    pub receipts: Signal,
+    /// Who waits for that.
+    pub waiters: Waiters,
     /// Wakes the runtime.
     pub wake: Notify,
     pub counters: Counters,
@@ -170,6 +175,7 @@ impl Shared {
             let _core = self.core.lock();
             self.stop.store(true, Ordering::SeqCst);
             self.ready.notify_all();
+            self.receipts.notify_all();
         }
         self.wake.notify_one();
         // Likewise for a runtime about to wait after a panic.

@@ -185,9 +185,12 @@ impl Runtime {
         match sealer.open(datagram) {
             Ok(plaintext) => {
                 let mut core = shared.core.lock();
-                let reflected = core.stats().reflected;
+                let (reflected, receipts) = (core.stats().reflected, core.stats().receipts_in);
                 core.handle_datagram(sys::boot_clock(), peer, plaintext);
                 shared.wake_applier(&core);
+                if core.stats().receipts_in != receipts {
+                    shared.receipts.notify_all();
+                }
                 if core.stats().reflected != reflected {
                     drop(core);
                     let notices = &shared.notices;

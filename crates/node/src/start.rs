@@ -24,6 +24,7 @@ use crate::net::Socket;
 use crate::node::{ApplierState, RuntimeState, Shared, SocketInfo, StartError, Threads, node_id};
 use crate::notices::Notices;
 use crate::peers::Peers;
+use crate::receipts::Waiters;
 use crate::seal::Sealer;
 use crate::sys;
 
@@ -79,6 +80,8 @@ pub(crate) fn prepare(
         node,
         core: Lock::new(core),
         ready: Signal::new(),
+        receipts: Signal::new(),
+        waiters: Waiters::new(0),
         applier_idle: AtomicBool::new(false),
         wake: Notify::new(),
         counters: Counters::default(),
