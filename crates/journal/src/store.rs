@@ -182,13 +182,6 @@ impl Journal {
 }
 
 impl JournalStore {
-    /// Has messages read that will be asked for soon, if they are on disk only.
-    pub fn prefetch(&mut self, stream: StreamId, seqs: RangeInclusive<u64>) {
-        let mut index = self.handle.shared.index.lock();
-        index.prefetch(stream, seqs);
-        self.wake_reader(&mut index);
-    }
-
     fn wake_reader(&self, index: &mut crate::index::Index) {
         if index.cache.reader_idle && index.cache.has_requests() {
             index.cache.reader_idle = false;
@@ -200,6 +193,12 @@ impl JournalStore {
 impl Store for JournalStore {
     fn insert(&mut self, id: MessageId, message: Held) {
         self.handle.shared.insert(id, message);
+    }
+
+    fn prefetch(&mut self, stream: StreamId, seqs: RangeInclusive<u64>) {
+        let mut index = self.handle.shared.index.lock();
+        index.prefetch(stream, seqs);
+        self.wake_reader(&mut index);
     }
 
     fn get(&mut self, id: MessageId) -> Fetch {

@@ -25,6 +25,11 @@
 //! bans_max = 10000
 //! soft_rate = 10000
 //!
+//! [journal]                        # all optional
+//! dir = "/var/lib/powderhorn"
+//! bytes = "1GiB"
+//! fsync = "never"
+//!
 //! [limits]                         # all optional
 //! retention = "24h"
 //! retention_bytes = "256MiB"
@@ -86,8 +91,47 @@ pub struct Config {
     pub discovery: Discovery,
     /// `purge`.
     pub purge: PurgeConfig,
+    /// `journal`.
+    pub journal: JournalConfig,
     /// `limits`.
     pub limits: Limits,
+}
+
+/// How purges are kept on disk, so that one that was acknowledged survives its node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalConfig {
+    /// `journal.dir`: the state directory, an absolute path that the cache's user can write to; one for
+    /// each node. "" for no journal: purges are held in memory. Default: [`JOURNAL_DIR`]; without a
+    /// configuration file there is no journal.
+    pub dir: Option<PathBuf>,
+    /// `journal.bytes`: most bytes in it. 16 MiB to 1 TiB; default 1 GiB, which is 22 million purges of URLs.
+    /// When they run out before the retention is over, the oldest purges go.
+    pub bytes: u64,
+    /// `journal.fsync`: "never", the default: a purge that was answered survives the death of varnishd, but
+    /// the last few may be lost with the power; or "always": it survives that, too, and each answer waits
+    /// for the disk.
+    pub fsync: bool,
+    /// `journal.wait`: how long the answer to a purge waits for the journal. 1 ms to 10 s; default 50 ms.
+    pub wait: Duration,
+    /// `journal.require`: whether a purge that is not in the journal is answered as an error. It is applied and
+    /// sent all the same. Default: false.
+    pub require: bool,
+}
+
+/// The state directory, if none is named.
+pub const JOURNAL_DIR: &str = "/var/lib/powderhorn";
+
+impl Default for JournalConfig {
+    /// No journal.
+    fn default() -> Self {
+        JournalConfig {
+            dir: None,
+            bytes: 1 << 30,
+            fsync: false,
+            wait: Duration::from_millis(50),
+            require: false,
+        }
+    }
 }
 
 /// How purges are applied to the cache.
@@ -179,7 +223,7 @@ pub struct Limits {
     /// `limits.retention`: how long a purge is held for nodes that missed it. 1 minute to 30 days;
     /// default 24 hours. A node that was cut off for longer misses purges for good.
     pub retention: Duration,
-    /// `limits.retention_bytes`: memory for purges held, about 130 bytes each. 1 MiB to 64 GiB;
+    /// `limits.retention_bytes`: memory for purges held, about 130 bytes each, where there is no journal. 1 MiB to 64 GiB;
     /// default 256 MiB, which is two million purges. Beyond it the oldest go first.
     pub retention_bytes: u64,
     /// `limits.round`: time between two digests to a random peer. 20 ms to 1 minute; default
@@ -275,6 +319,7 @@ impl Config {
             peers: Vec::new(),
             discovery: Discovery::default(),
             purge: PurgeConfig::default(),
+            journal: JournalConfig::default(),
             limits: Limits::default(),
         }
     }

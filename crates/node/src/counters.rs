@@ -75,6 +75,8 @@ counters! {
     dns_lookups,
     /// Lookups of names that failed, led nowhere or took too long; their peers stay.
     dns_failures,
+    /// Purges answered before they were in the journal: it was too slow, or does not work.
+    not_journalled,
     /// Panics caught while purges were applied; the batch was tried again.
     apply_panics,
     /// Purges whose issuer did not say what became of them here; they are applied by the applier.

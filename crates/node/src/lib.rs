@@ -9,6 +9,7 @@
 //! |---|---|
 //! | `node`, `start`, `ticket` | the handle: start, issue, look, stop |
 //! | `runtime` | the thread: receive, open, feed the core, keep its time |
+//! | `journal` | messages on disk: what is held over a restart |
 //! | `egress` | the way out: seal once, send to all |
 //! | `apply` | the way of a purge from the core into a cache |
 //! | `seal`, `keys` | sealed datagrams and the fleet's keys |
@@ -29,6 +30,7 @@ mod egress;
 mod events;
 #[cfg(feature = "test-hooks")]
 pub mod hooks;
+mod journal;
 mod keys;
 mod lock;
 mod lookup;
@@ -55,9 +57,10 @@ mod watch;
 pub use crate::address::{HostName, PeerAddress};
 pub use crate::apply::{Applier, Cache, IDLE_MAX, Job};
 pub use crate::config::{
-    Config, ConfigError, Discovery, KEY_HEADERS, Limits, PEERS_MAX, PORT_MIN, PeerConfig,
-    PurgeConfig,
+    Config, ConfigError, Discovery, JOURNAL_DIR, JournalConfig, KEY_HEADERS, Limits, PEERS_MAX,
+    PORT_MIN, PeerConfig, PurgeConfig,
 };
+pub use crate::journal::{JournalStatus, Journalled};
 pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
 pub use crate::net::BindError;
 pub use crate::node::{IssueError, Node, StartError, node_id};

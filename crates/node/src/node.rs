@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use powderhorn_journal::{Journal, OpenError};
 use powderhorn_protocol::id::{MessageId, MessageIds, NodeId};
 use powderhorn_protocol::purge::Purge;
-use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::{Core, Knowledge, Outcome, PurgeError};
 use rand::RngCore;
 use rand::rngs::StdRng;
@@ -20,6 +20,7 @@ use crate::apply::Applier;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::egress::Egress;
+use crate::journal::{NodeStore, SHUTDOWN_WAIT};
 use crate::keys::{KeyError, KeyFile};
 use crate::lock::{Lock, Signal};
 use crate::lookup::{self, Answer, Resolver};
@@ -34,7 +35,7 @@ use crate::status::{Counter, Status};
 use crate::sys;
 use crate::ticket::Ticket;
 
-pub(crate) type NodeCore = Core<MemoryStore, StdRng>;
+pub(crate) type NodeCore = Core<NodeStore, StdRng>;
 
 /// Why a node did not start. Nothing of it runs.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,9 @@ pub enum StartError {
     /// The key file is not usable.
     #[error("fleet.key_file: {0}")]
     Keys(#[from] KeyError),
+    /// The state directory cannot be used. (A disk that does not work is no such reason.)
+    #[error("journal.dir: {0}")]
+    Journal(#[from] OpenError),
     /// An address cannot be bound.
     #[error("node.listen: {0}")]
     Bind(#[from] BindError),
@@ -100,6 +104,10 @@ pub(crate) struct Shared {
     pub answers: Mutex<Vec<Answer>>,
     pub resolver: Resolver,
     pub egress: Egress,
+    /// What writes the messages that the core holds to disk.
+    pub journal: Option<Journal>,
+    /// How long an answer waits for it.
+    pub journal_wait: Duration,
     /// Ids of the keys in use, and why a changed key file is not used, if so.
     pub keys: Mutex<(Vec<String>, Option<String>)>,
     pub stop: AtomicBool,
@@ -371,10 +379,15 @@ impl Node {
         let busy = |threads: &mut Threads| {
             threads.runtime == RuntimeState::Running || threads.applier == ApplierState::Running
         };
-        !shared
+        let ended = !shared
             .threads_changed
             .wait_while_for(&mut threads, busy, deadline)
             .timed_out()
-            || !busy(&mut threads)
+            || !busy(&mut threads);
+        drop(threads);
+        match &shared.journal {
+            Some(journal) => journal.shutdown(SHUTDOWN_WAIT) && ended,
+            None => ended,
+        }
     }
 }

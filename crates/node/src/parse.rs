@@ -30,6 +30,8 @@ struct RawFile {
     #[serde(default)]
     purge: RawPurge,
     #[serde(default)]
+    journal: RawJournal,
+    #[serde(default)]
     limits: RawLimits,
 }
 
@@ -67,6 +69,16 @@ struct RawPurge {
     key_headers: Option<Spanned<Vec<Spanned<String>>>>,
     bans_max: Option<Spanned<i64>>,
     soft_rate: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct RawJournal {
+    dir: Option<Spanned<String>>,
+    bytes: Option<Spanned<String>>,
+    fsync: Option<Spanned<String>>,
+    wait: Option<Spanned<String>>,
+    require: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]
@@ -110,6 +122,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Config> {
         config.fleet = source.name("fleet.name", fleet, 1)?;
     }
     config.purge = source.purge(&raw.purge)?;
+    config.journal = source.journal(&raw.journal)?;
     config.limits = source.limits(&raw.limits)?;
     config.peers = source.peers(&raw.peer, &config)?;
     config.discovery = source.discovery(&raw.fleet)?;

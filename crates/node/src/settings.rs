@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug};
 use std::time::Duration;
 
-use crate::config::{Config, Discovery, Limits, PeerConfig, PurgeConfig};
+use crate::config::{Config, Discovery, JournalConfig, Limits, PeerConfig, PurgeConfig};
 use crate::units::{BYTE_UNITS, DURATION_UNITS, in_units};
 
 /// When another value counts.
@@ -62,8 +62,16 @@ pub(crate) fn settings(config: &Config) -> Vec<Setting> {
         peers,
         discovery,
         purge,
+        journal,
         limits,
     } = config;
+    let JournalConfig {
+        dir,
+        bytes: journal_bytes,
+        fsync,
+        wait,
+        require,
+    } = journal;
     let Discovery {
         nodes_file,
         nodes_port,
@@ -104,6 +112,11 @@ pub(crate) fn settings(config: &Config) -> Vec<Setting> {
         ("purge.key_headers", text(key_headers), restart),
         ("purge.bans_max", bans_max.to_string(), ENGINE),
         ("purge.soft_rate", soft_rate.to_string(), ENGINE),
+        ("journal.dir", optional(dir), restart),
+        ("journal.bytes", bytes(*journal_bytes), restart),
+        ("journal.fsync", fsync.to_string(), restart),
+        ("journal.wait", duration(*wait), restart),
+        ("journal.require", require.to_string(), reload),
         ("limits.retention", duration(*retention), CORE),
         ("limits.retention_bytes", bytes(*retention_bytes), CORE),
         ("limits.round", duration(*round), CORE),
@@ -255,7 +268,7 @@ mod tests {
         std::fs::write(&keys, "0f".repeat(32)).expect("a temporary file");
         let base = format!(
             "[node]\nname = 'a'\nlisten = '192.0.2.1:4277'\n[fleet]\nkey_file = '{}'\n#fleet\n\
-             [purge]\n#purge\n[limits]\n#limits\n",
+             [purge]\n#purge\n[journal]\n#journal\n[limits]\n#limits\n",
             keys.display()
         );
         let before = read(&base).unwrap();
@@ -328,6 +341,36 @@ mod tests {
                 "soft_rate = 16",
                 "purge.soft_rate: 10000 -> 16",
                 ENGINE,
+            ),
+            (
+                "#journal",
+                "dir = ''",
+                "journal.dir: \"/var/lib/powderhorn\" -> none",
+                Takes::Restart,
+            ),
+            (
+                "#journal",
+                "bytes = '2GiB'",
+                "journal.bytes: 1GiB -> 2GiB",
+                Takes::Restart,
+            ),
+            (
+                "#journal",
+                "fsync = 'always'",
+                "journal.fsync: false -> true",
+                Takes::Restart,
+            ),
+            (
+                "#journal",
+                "wait = '1s'",
+                "journal.wait: 50ms -> 1s",
+                Takes::Restart,
+            ),
+            (
+                "#journal",
+                "require = true",
+                "journal.require: false -> true",
+                Takes::Reload,
             ),
             (
                 "#limits",

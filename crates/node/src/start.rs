@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use log::Level;
 use parking_lot::{Condvar, Mutex, RwLock};
-use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::{Core, Identity};
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
@@ -16,6 +15,7 @@ use tokio::sync::Notify;
 use crate::config::Config;
 use crate::counters::Counters;
 use crate::egress::Egress;
+use crate::journal::Begin;
 use crate::keys::{KeyFile, Keyring};
 use crate::lock::{Lock, Signal};
 use crate::lookup::Resolver;
@@ -26,7 +26,7 @@ use crate::notices::Notices;
 use crate::peers::Peers;
 use crate::receipts::Waiters;
 use crate::seal::Sealer;
-use crate::sys;
+use crate::{journal, sys};
 
 /// Reads the keys and the nodes file, binds the sockets, and makes what the threads will share.
 pub(crate) fn prepare(
@@ -59,6 +59,13 @@ pub(crate) fn prepare(
         sockets.push(Arc::new(socket));
     }
 
+    let Begin {
+        store,
+        journal,
+        recovered,
+        retention_bytes,
+    } = journal::open(&config, &notices)?;
+    let last_stamp = recovered.last_stamp;
     let now = sys::boot_clock();
     let mut rng = random()?;
     let node = node_id(&config.name);
@@ -66,10 +73,24 @@ pub(crate) fn prepare(
         node,
         // 0 stands for whoever receives it.
         instance: rng.next_u64().max(1),
-        stamp: sys::wall_clock_ms(),
+        stamp: sys::wall_clock_ms().max(last_stamp.map_or(0, |last| last.saturating_add(1))),
     };
-    let (store, cache_started) = (MemoryStore::new(), now - cache_uptime);
-    let core = Core::new(identity, config.for_core(), store, rng, now, cache_started);
+    if let Some(journal) = &journal {
+        // That no epoch is used twice rests on its random bits; the order of epochs rests on this.
+        if let Err(error) = journal.store_stamp(identity.stamp) {
+            let text = format!("this start cannot be noted in the state directory: {error}");
+            notices.say(Level::Error, text);
+        }
+    }
+    let cache_started = now - cache_uptime;
+    let core_config = powderhorn_protocol::config::Config {
+        retention_bytes,
+        ..config.for_core()
+    };
+    let mut core = Core::new(identity, core_config, store, rng, now, cache_started);
+    for (stream, held) in &recovered.streams {
+        core.restore(*stream, held);
+    }
     let locals = sockets.iter().map(|socket| socket.local).collect();
     let info = |socket: &Arc<Socket>| SocketInfo {
         local: socket.local,
@@ -93,6 +114,8 @@ pub(crate) fn prepare(
         answers: Mutex::new(Vec::new()),
         resolver,
         egress: Egress::new(sockets, sealer, random()?),
+        journal,
+        journal_wait: config.journal.wait,
         keys: Mutex::new((key_ids, None)),
         stop: AtomicBool::new(false),
         threads: Mutex::new(Threads {

@@ -8,6 +8,7 @@ use powderhorn_protocol::StreamView;
 use powderhorn_protocol::ranges::RangeSet;
 use serde::Serialize;
 
+use crate::journal::{self, JournalStatus};
 use crate::node::{ApplierState, NodeCore, RuntimeState, Shared};
 use crate::sys;
 
@@ -36,6 +37,8 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
     /// Names used by more than one node, each with the addresses that use it.
     pub duplicate_names: Vec<DuplicateName>,
+    /// The journal; null without one.
+    pub journal: Option<JournalStatus>,
     /// Streams known.
     pub streams: usize,
     /// Messages held.
@@ -271,6 +274,7 @@ impl Status {
             peers,
             sources,
             duplicate_names,
+            journal: JournalStatus::take(shared, now),
             streams,
             held,
             held_bytes: core.held_bytes(),
@@ -388,6 +392,18 @@ pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
         value,
     };
     let mut list: Vec<Counter> = shared.counters.list().into_iter().map(grows).collect();
+    for (name, help, grows, value) in shared
+        .journal
+        .iter()
+        .flat_map(|j| journal::list(&j.counters()))
+    {
+        list.push(Counter {
+            name,
+            help,
+            grows,
+            value,
+        });
+    }
     let core = shared.core.lock();
     list.extend(core.stats().list().into_iter().map(grows));
     let up = core.peers().filter(|peer| peer.up).count() as u64;

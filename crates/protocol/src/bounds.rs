@@ -90,6 +90,9 @@ pub const REPEAT_MAX: Duration = Duration::from_secs(4);
 /// Slack when a message younger than a round trip is held to be still on its way.
 pub const PUSH_SLACK: Duration = Duration::from_millis(10);
 
+/// A repair that the store has not at hand is looked for again after this.
+pub const STORE_RETRY: Duration = Duration::from_millis(2);
+
 /// A failed apply is tried again after this.
 pub const APPLY_RETRY: Duration = Duration::from_millis(100);
 

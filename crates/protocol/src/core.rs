@@ -259,6 +259,10 @@ pub struct Core<S, R> {
     pub(crate) solicits: BTreeMap<PeerId, PendingSolicit>,
     /// Peers with repairs or floors to send.
     pub(crate) repairing: BTreeSet<PeerId>,
+    /// Peers whose repairs the store is fetching,
+    pub(crate) awaiting: BTreeSet<PeerId>,
+    /// and when to look again.
+    pub(crate) awaited_at: Time,
     /// The peer that the last repair went to: peers take turns.
     pub(crate) last_repaired: Option<PeerId>,
     gaps_due: BTreeSet<(Time, StreamId)>,
@@ -324,6 +328,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             last_repaired: None,
             solicits: BTreeMap::new(),
             repairing: BTreeSet::new(),
+            awaiting: BTreeSet::new(),
+            awaited_at: Time::NEVER,
             gaps_due: BTreeSet::new(),
             ready: BTreeSet::new(),
             ready_count: 0,
@@ -970,6 +976,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .min(gap)
             .min(solicit)
             .min(receipts)
+            .min(self.awaited_at)
             .min(self.retry_at)
     }
 
@@ -1006,6 +1013,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
             self.solicit_gaps(now, id);
         }
         self.tick_receipts(now);
+        if now >= self.awaited_at {
+            self.retry_awaited(false);
+        }
         if now >= self.next_round {
             self.tick(now);
         }
@@ -1018,6 +1028,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         // After a pause of the process there is one round, not all those that were missed.
         self.next_round = now + self.jittered_round();
         self.repair_left = self.config.repair_bytes_all;
+        self.retry_awaited(true);
         self.expire(now);
         self.check_peers(now);
         self.check_absence(now);

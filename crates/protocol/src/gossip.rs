@@ -16,7 +16,7 @@ use rand::RngCore;
 use crate::bounds::{
     ACTIVE_ROUNDS, DIGEST_PARTS_MAX, DIGESTS_REMEMBERED, MENTION_RETENTIONS, OLDEST_SHARE_PERCENT,
     PLAINTEXT_BYTES_MAX, PUSH_SLACK, READY_MAX, REORDER_DELAY, REPAIR_RANGES_MAX, REPEAT_MAX,
-    RTT_GUESS, SOLICIT_JITTER, SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX,
+    RTT_GUESS, SOLICIT_JITTER, SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX, STORE_RETRY,
 };
 use crate::core::{Core, To, Transmit, wire_message};
 use crate::id::{MessageId, StreamId};
@@ -566,9 +566,30 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         let queue = peer.repair.entry(stream).or_default();
         for range in picked.iter().rev().take(room) {
+            self.store.prefetch(stream, range.clone());
             queue.insert_range(range);
         }
         self.repairing.insert(to);
+    }
+
+    /// Has another try at what the store had not at hand. With the round it is forgotten: the peer asks
+    /// again.
+    pub(crate) fn retry_awaited(&mut self, round_is_over: bool) {
+        self.awaited_at = Time::NEVER;
+        for id in std::mem::take(&mut self.awaiting) {
+            let Some(peer) = self.peers.get_mut(&id) else {
+                continue;
+            };
+            let awaited = std::mem::take(&mut peer.awaited);
+            if round_is_over {
+                continue;
+            }
+            for (stream, ranges) in awaited {
+                let queue = peer.repair.entry(stream).or_default();
+                ranges.iter().for_each(|range| queue.insert_range(range));
+            }
+            self.repairing.insert(id);
+        }
     }
 
     pub(crate) fn poll_repair(&mut self, now: Time) -> Option<Transmit> {
@@ -653,8 +674,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
                         peer.note_repaired(stream_id, seq);
                     }
                     Fetch::Gone => gone.push(seq),
-                    // The peer will ask again, and by then the store has it at hand.
-                    Fetch::Pending => {}
+                    // A moment later the store has it at hand.
+                    Fetch::Pending => {
+                        let awaited = peer.awaited.entry(stream_id).or_default();
+                        awaited.insert(seq);
+                        self.awaiting.insert(id);
+                        self.awaited_at = self.awaited_at.min(now + STORE_RETRY);
+                    }
                 }
                 ranges.remove(seq);
             }

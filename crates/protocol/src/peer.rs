@@ -49,6 +49,8 @@ pub(crate) struct Peer {
     pub digest_heard: Option<(u64, Time)>,
     /// Repairs to send in this round.
     pub repair: BTreeMap<StreamId, RangeSet>,
+    /// What the store had not at hand when its turn came, to be tried again in this round.
+    pub awaited: BTreeMap<StreamId, RangeSet>,
     /// The stream that the last repair was of: streams take turns.
     pub repaired_last: Option<StreamId>,
     /// Floors to tell, one a stream.
@@ -82,6 +84,7 @@ impl Peer {
 
             digest_heard: None,
             repair: BTreeMap::new(),
+            awaited: BTreeMap::new(),
             repaired_last: None,
             floors: BTreeMap::new(),
             // No round: the first one that is asked for begins with a full budget, also round 0.
@@ -149,6 +152,7 @@ impl Peer {
     /// Forgets what was on its way to the peer: it has started again.
     pub fn forget_repairs(&mut self) {
         self.repair = BTreeMap::new();
+        self.awaited = BTreeMap::new();
         self.floors = BTreeMap::new();
         self.repaired = [BTreeMap::new(), BTreeMap::new()];
     }

@@ -2,6 +2,7 @@
 //! keeps it, in memory here, on disk elsewhere.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use crate::bounds::HELD_OVERHEAD_BYTES;
 use crate::id::{MessageId, StreamId};
@@ -37,6 +38,8 @@ pub trait Store {
     fn insert(&mut self, id: MessageId, message: Held);
     /// Reads a message.
     fn get(&mut self, id: MessageId) -> Fetch;
+    /// Says that these messages are about to be read, for a store that has to fetch them.
+    fn prefetch(&mut self, _stream: StreamId, _seqs: RangeInclusive<u64>) {}
     /// Drops all messages of `stream` below `seq`.
     fn remove_below(&mut self, stream: StreamId, seq: u64);
     /// Bytes kept, overheads included: what the retention's byte bound is compared with.

@@ -1,4 +1,4 @@
-//! Numbers, durations and sizes: `[purge]` and `[limits]`.
+//! Numbers, durations and sizes: `[purge]`, `[journal]` and `[limits]`.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -6,8 +6,8 @@ use std::time::Duration;
 use powderhorn_protocol::purge::{HEADER_NAME_BYTES_MAX, is_token};
 use toml::Spanned;
 
-use super::{RawLimits, RawPurge, Result, Source};
-use crate::config::{Limits, PurgeConfig};
+use super::{RawJournal, RawLimits, RawPurge, Result, Source};
+use crate::config::{JOURNAL_DIR, JournalConfig, Limits, PurgeConfig};
 use crate::units::{
     BYTE_UNITS, DAY_MS, DURATION_UNITS, GIB, KIB, MIB, MINUTE_MS, in_units, quantity,
 };
@@ -45,6 +45,37 @@ impl Source<'_> {
             purge.soft_rate = self.number("purge.soft_rate", raw, 1..=10_000_000)?;
         }
         Ok(purge)
+    }
+
+    pub(super) fn journal(&self, raw: &RawJournal) -> Result<JournalConfig> {
+        let mut journal = JournalConfig {
+            dir: Some(JOURNAL_DIR.into()),
+            ..JournalConfig::default()
+        };
+        if let Some(raw) = &raw.dir {
+            journal.dir = match raw.get_ref().as_str() {
+                "" => None,
+                _ => Some(self.absolute("journal.dir", raw)?),
+            };
+        }
+        if let Some(raw) = &raw.bytes {
+            journal.bytes = self.bytes("journal.bytes", raw, 16 * MIB..=1_024 * GIB)?;
+        }
+        if let Some(raw) = &raw.fsync {
+            journal.fsync = match raw.get_ref().as_str() {
+                "never" => false,
+                "always" => true,
+                other => {
+                    let problem = format!("journal.fsync: \"never\" or \"always\", not {other:?}");
+                    return Err(self.error(raw.span(), problem));
+                }
+            };
+        }
+        if let Some(raw) = &raw.wait {
+            journal.wait = Duration::from_millis(self.duration("journal.wait", raw, 1..=10_000)?);
+        }
+        journal.require = raw.require.unwrap_or(journal.require);
+        Ok(journal)
     }
 
     pub(super) fn limits(&self, raw: &RawLimits) -> Result<Limits> {

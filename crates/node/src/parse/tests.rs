@@ -1,6 +1,7 @@
 //! Files that are read, and mistakes that are named.
 
 use super::*;
+use crate::config::{JOURNAL_DIR, JournalConfig};
 use crate::config::{Limits, PurgeConfig};
 
 /// A key file of its own for each reading, for the tests run at the same time.
@@ -117,6 +118,10 @@ fn an_empty_file_is_a_single_node() {
     let config = read("").unwrap();
     let single = Config {
         path: config.path.clone(),
+        journal: JournalConfig {
+            dir: Some(JOURNAL_DIR.into()),
+            ..JournalConfig::default()
+        },
         ..Config::single_node()
     };
     assert_eq!(config, single);

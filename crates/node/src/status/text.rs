@@ -66,6 +66,16 @@ impl Status {
                 ));
             }
         }
+        if let Some((journal, error)) = self
+            .journal
+            .as_ref()
+            .and_then(|journal| Some((journal, journal.error.as_ref()?)))
+        {
+            troubles.push(format!(
+                "the journal in {} does not work, purges are held in memory only: {error}",
+                journal.dir
+            ));
+        }
         if let Some(error) = &self.key_error {
             troubles.push(format!("the changed key file is not used: {error}"));
         }
@@ -127,6 +137,14 @@ impl Status {
                 .iter()
                 .fold(String::new(), |text, key| text + " " + key);
             writeln!(out, "keys     {first} (seals){others}")?;
+        }
+        if let Some(journal) = &self.journal {
+            let oldest = journal.oldest_ms.unwrap_or(0) / 1_000;
+            writeln!(
+                out,
+                "journal  {}  {}  {} of {} bytes  oldest purge {oldest} s",
+                journal.dir, journal.state, journal.disk_bytes, journal.bytes_max
+            )?;
         }
         let now = sys::wall_clock_ms();
         for source in &self.sources {

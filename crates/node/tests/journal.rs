@@ -1,0 +1,159 @@
+//! What was acknowledged survives its node: the journal under a running node.
+
+mod common;
+
+use std::path::Path;
+use std::time::Duration;
+
+use common::{TempDir, TestNode, all_met, eventually, fleet, free_addresses};
+use powderhorn_node::{Config, Journalled, MessageId, Node, StartError};
+
+fn with_journal(mut config: Config, dir: &Path) -> Config {
+    config.journal.dir = Some(dir.into());
+    config.journal.bytes = 16 << 20;
+    config
+}
+
+/// Two nodes' configurations, the first with a journal.
+fn pair(dir: &TempDir) -> (Config, Config) {
+    let addresses = free_addresses("127.0.0.1", 2);
+    let mut configs = fleet(&addresses, &dir.key_file(&[1]));
+    let second = configs.pop().unwrap();
+    let first = with_journal(configs.pop().unwrap(), &dir.0.join("state"));
+    (first, second)
+}
+
+#[test]
+fn what_was_issued_while_cut_off_reaches_the_fleet_after_a_restart() {
+    let dir = TempDir::new();
+    let (first, second) = pair(&dir);
+    let other = TestNode::start(second);
+    let mut ids: Vec<MessageId> = Vec::new();
+    let mut streams = Vec::new();
+    for life in 0..3 {
+        let node = TestNode::start_filtered(first.clone(), Box::new(|_| false));
+        for n in 0..500 {
+            ids.push(node.purge(life * 1_000 + n));
+            assert_eq!(node.node.wait_journalled(), Journalled::Yes);
+        }
+        streams.push(ids.last().unwrap().stream);
+        assert!(!other.knows(ids[0]));
+        node.stop();
+    }
+    assert!(
+        streams
+            .windows(2)
+            .all(|pair| pair[0].epoch.stamp < pair[1].epoch.stamp)
+    );
+    let node = TestNode::start(first);
+    eventually("the purges of three lives", || {
+        ids.iter().all(|&id| other.knows(id))
+    });
+    // They were in the journal, and the cache of this life may lack them too.
+    eventually("applied here as well", || {
+        ids.iter().all(|&id| node.knows(id))
+    });
+    assert!(
+        other.node.status().verdict.starts_with("ok"),
+        "{}",
+        other.node.status().verdict
+    );
+}
+
+#[test]
+fn repairs_come_from_disk() {
+    let dir = TempDir::new();
+    let (first, second) = pair(&dir);
+    let node = TestNode::start(first);
+    let mut ids = Vec::new();
+    for n in 0..100_000 {
+        ids.push(node.purge(n));
+    }
+    eventually("rewritten as segments", || {
+        node.counter("journal_segments") >= 4
+    });
+    let other = TestNode::start(second);
+    eventually("recovered from disk", || other.knows(*ids.first().unwrap()));
+    eventually("all of it", || ids.iter().all(|&id| other.knows(id)));
+    assert!(node.counter("journal_blocks_read") > 0);
+}
+
+#[test]
+fn every_answer_can_wait_for_the_disk() {
+    let dir = TempDir::new();
+    let (mut first, _) = pair(&dir);
+    first.journal.fsync = true;
+    first.journal.wait = Duration::from_secs(10);
+    let node = TestNode::start(first.clone());
+    let id = node.purge(1);
+    assert_eq!(node.node.wait_journalled(), Journalled::Yes);
+    node.stop();
+    let node = TestNode::start(first);
+    eventually("held again", || node.knows(id));
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used_is_said_and_purges_go_on() {
+    let dir = TempDir::new();
+    let (mut first, second) = pair(&dir);
+    let file = dir.0.join("file");
+    std::fs::write(&file, "not a directory").unwrap();
+    first.journal.dir = Some(file.clone());
+    let nodes = [TestNode::start(first), TestNode::start(second)];
+    all_met(&nodes);
+    let id = nodes[0].purge(1);
+    match nodes[0].node.wait_journalled() {
+        Journalled::No(reason) => assert!(reason.contains("file"), "{reason}"),
+        Journalled::Yes => panic!("there is no journal"),
+    }
+    eventually("applied there all the same", || nodes[1].knows(id));
+    let status = nodes[0].node.status();
+    assert!(
+        status.verdict.contains("journal") && status.verdict.contains(&*file.to_string_lossy()),
+        "{}",
+        status.verdict
+    );
+    assert_eq!(status.journal.unwrap().state, "failed");
+    assert_eq!(nodes[0].counter("journal_failed"), 1);
+    assert_eq!(nodes[0].counter("not_journalled"), 1);
+}
+
+#[test]
+fn two_nodes_never_share_a_state_directory() {
+    let dir = TempDir::new();
+    let (first, second) = pair(&dir);
+    let second = with_journal(second, &dir.0.join("state"));
+    let running = TestNode::start(first);
+    let Err(error) = Node::start(second.clone(), Duration::ZERO) else {
+        panic!("started with another node's state");
+    };
+    assert!(matches!(error, StartError::Journal(_)));
+    assert!(error.to_string().contains("state"), "{error}");
+    running.stop();
+    TestNode::start(second);
+}
+
+#[test]
+fn a_damaged_journal_costs_what_is_damaged() {
+    let dir = TempDir::new();
+    let (first, _) = pair(&dir);
+    let node = TestNode::start(first.clone());
+    let ids: Vec<_> = (0..1_000).map(|n| node.purge(n)).collect();
+    node.stop();
+    // The end of each file is torn off, as by a power cut.
+    for entry in std::fs::read_dir(dir.0.join("state")).unwrap() {
+        let path = entry.unwrap().path();
+        let len = std::fs::metadata(&path).unwrap().len();
+        if path.is_file() && len > 1_000 {
+            let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_len(len - 5).unwrap();
+        }
+    }
+    let node = TestNode::start(first);
+    eventually("most of it", || node.knows(ids[0]) && node.knows(ids[800]));
+    let notices = node.node.status().notices;
+    assert!(
+        notices.iter().any(|notice| notice.text.contains("damaged")),
+        "{notices:?}"
+    );
+}
