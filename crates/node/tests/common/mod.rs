@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use powderhorn_node::hooks::OutgoingFilter;
+use powderhorn_node::hooks::{OutgoingFilter, Resolver};
 use powderhorn_node::{
     Cache, Config, Job, Limits, MessageId, Node, Outcome, PeerConfig, Purge, Ticket,
 };
@@ -92,6 +92,12 @@ impl TestNode {
     /// With a filter on all that it sends.
     pub fn start_filtered(config: Config, filter: OutgoingFilter) -> TestNode {
         let node = Node::start_filtered(config, Duration::from_secs(3_600), filter);
+        Self::lend_thread(node.unwrap(), |cache| cache)
+    }
+
+    /// With somebody else to look names up.
+    pub fn start_resolving(config: Config, resolver: Resolver) -> TestNode {
+        let node = Node::start_resolving(config, Duration::from_secs(3_600), resolver);
         Self::lend_thread(node.unwrap(), |cache| cache)
     }
 

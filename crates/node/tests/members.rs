@@ -1,0 +1,511 @@
+//! Peers that come and go while their fleet runs.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::{TempDir, TestNode, eventually, fleet, free_addresses};
+use powderhorn_node::hooks::Resolver;
+use powderhorn_node::{Config, Discovery, HostName, Limits, PeerAddress, PeerConfig};
+
+/// A node on its own loopback address and the port that all nodes have: a nodes file has no ports.
+fn node(n: u8, port: u16, key_file: &Path) -> Config {
+    Config {
+        name: format!("node-{n}"),
+        listen: vec![at(n, port)],
+        key_file: Some(key_file.into()),
+        limits: Limits {
+            socket_bytes: 1 << 20,
+            ..Limits::default()
+        },
+        ..Config::single_node()
+    }
+}
+
+fn at(n: u8, port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 7, n], port))
+}
+
+/// A port that is free on each of these addresses.
+fn free_port(nodes: std::ops::RangeInclusive<u8>) -> u16 {
+    loop {
+        let first = UdpSocket::bind(at(*nodes.start(), 0)).unwrap();
+        let port = first.local_addr().unwrap().port();
+        if nodes
+            .clone()
+            .skip(1)
+            .all(|n| UdpSocket::bind(at(n, port)).is_ok())
+        {
+            return port;
+        }
+    }
+}
+
+/// Replaces a file whole.
+fn write(path: &Path, text: &str) {
+    let fresh = path.with_extension("new");
+    std::fs::write(&fresh, text).unwrap();
+    std::fs::rename(&fresh, path).unwrap();
+}
+
+/// A nodes file with these nodes. Its ports are HTTP's, as they are in the field.
+fn write_nodes(path: &Path, nodes: &[u8]) {
+    let line = |n: &u8| format!("node-{n} = 127.0.7.{n}:6081\n");
+    let lines: String = nodes.iter().map(line).collect();
+    write(path, &format!("# made by a test\n[here]\n{lines}"));
+}
+
+fn with_file(config: Config, nodes_file: &Path) -> Config {
+    let discovery = Discovery {
+        nodes_file: Some(nodes_file.into()),
+        ..Discovery::default()
+    };
+    Config {
+        discovery,
+        ..config
+    }
+}
+
+fn peers(node: &TestNode) -> Vec<String> {
+    let mut peers: Vec<_> = node
+        .node
+        .status()
+        .peers
+        .into_iter()
+        .map(|p| p.address)
+        .collect();
+    peers.sort();
+    peers
+}
+
+fn all_up(node: &TestNode, count: usize) -> bool {
+    let peers = node.node.status().peers;
+    peers.len() == count && peers.iter().all(|peer| peer.state == "up")
+}
+
+fn said(node: &TestNode, text: &str) -> bool {
+    let notices = node.node.status().notices;
+    notices.iter().any(|notice| notice.text.contains(text))
+}
+
+#[test]
+fn a_node_is_added_by_editing_the_file_and_removed_again() {
+    let dir = TempDir::new();
+    let (port, keys) = (free_port(1..=3), dir.key_file(&[1]));
+    let file = dir.0.join("nodes.conf");
+    write_nodes(&file, &[1, 2]);
+    let start = |n| TestNode::start(with_file(node(n, port, &keys), &file));
+    let (first, second) = (start(1), start(2));
+    eventually("two met", || all_up(&first, 1) && all_up(&second, 1));
+    let early = first.purge(1);
+
+    // The third has the whole list in a file of its own.
+    let own_file = dir.0.join("third.conf");
+    write_nodes(&own_file, &[1, 2, 3]);
+    let third = TestNode::start(with_file(node(3, port, &keys), &own_file));
+    let before = Instant::now();
+    write_nodes(&file, &[1, 2, 3]);
+    eventually("three met", || {
+        [&first, &second, &third].iter().all(|node| all_up(node, 2))
+    });
+    let late = second.purge(2);
+    eventually("reached", || third.knows(late));
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(2), "{took:?}");
+    eventually("what was before it, too", || third.knows(early));
+    let status = first.node.status();
+    assert!(
+        status
+            .peers
+            .iter()
+            .all(|peer| peer.sources == ["file"] && peer.site == "here")
+    );
+    assert!(
+        said(&first, "peers added: node-3 (127.0.7.3:"),
+        "{:?}",
+        status.notices
+    );
+    assert_eq!(
+        (
+            first.counter("members_added"),
+            first.counter("members_removed")
+        ),
+        (2, 0)
+    );
+
+    // What the third issued stays in the fleet when it has gone.
+    let its_own = third.purge(3);
+    eventually("everywhere", || {
+        first.knows(its_own) && second.knows(its_own)
+    });
+    write_nodes(&file, &[1, 2]);
+    eventually("removed", || all_up(&first, 1) && all_up(&second, 1));
+    let (strangers, applied) = (first.counter("net_strangers"), third.record.count());
+    let ids: Vec<_> = (0..50).map(|n| first.purge(100 + n)).collect();
+    eventually("the others", || ids.iter().all(|&id| second.knows(id)));
+    eventually("it is not listened to", || {
+        first.counter("net_strangers") > strangers + 2
+    });
+    assert!(ids.iter().all(|&id| !third.knows(id)));
+    assert_eq!(third.record.count(), applied);
+    assert!(first.knows(its_own));
+    assert!(
+        first
+            .node
+            .digest_text(10_000)
+            .contains(&third.node.status().stream)
+    );
+    assert_eq!(first.counter("members_removed"), 1);
+    assert_eq!(first.counter("peers"), 1);
+
+    // And comes back: with what it missed, although its number is another one.
+    write_nodes(&file, &[1, 2, 3]);
+    eventually("back", || ids.iter().all(|&id| third.knows(id)));
+}
+
+#[test]
+fn a_file_that_is_not_fit_keeps_the_peers_and_is_told_of() {
+    let dir = TempDir::new();
+    let (port, keys) = (free_port(1..=2), dir.key_file(&[1]));
+    let file = dir.0.join("nodes.conf");
+    // It is not there yet: whoever writes it may come later.
+    let first = TestNode::start(with_file(node(1, port, &keys), &file));
+    let second = TestNode::start(with_file(node(2, port, &keys), &file));
+    let verdict = first.node.status().verdict;
+    assert!(verdict.contains("nodes.conf fails"), "{verdict}");
+    assert_eq!(first.counter("members_source_errors"), 1);
+    write_nodes(&file, &[1, 2]);
+    eventually("met", || all_up(&first, 1) && all_up(&second, 1));
+    assert!(
+        first.node.status().verdict.starts_with("ok"),
+        "{}",
+        first.node.status().verdict
+    );
+
+    for (round, (bad, told)) in [
+        (
+            "[here]\nnode-2 = nonsense:x\n",
+            "nodes.conf:2: node-2: must be",
+        ),
+        ("", "nodes.conf: names no node"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        write(&file, bad);
+        eventually(told, || said(&first, told));
+        let status = first.node.status();
+        let source = &status.sources[0];
+        assert!(
+            source.failing_since_wall_ms.is_some_and(|since| since > 0),
+            "{source:?}"
+        );
+        assert!(
+            source
+                .error
+                .as_ref()
+                .is_some_and(|error| error.contains(told)),
+            "{source:?}"
+        );
+        assert!(status.verdict.contains(told), "{}", status.verdict);
+        assert!(status.to_text().contains("FAILING"), "{}", status.to_text());
+        assert_eq!(first.counter("members_source_errors"), round as u64 + 2);
+    }
+    std::fs::remove_file(&file).unwrap();
+    eventually("missing", || said(&first, "No such file"));
+    let id = first.purge(1);
+    eventually("still a fleet", || second.knows(id));
+    write_nodes(&file, &[1, 2]);
+    eventually("well again", || {
+        first.node.status().sources[0].error.is_none()
+    });
+    assert_eq!(first.counter("members_removed"), 0);
+}
+
+/// What names lead to, as a test wants it: `None` fails, and names that are not there hang.
+#[derive(Clone, Default)]
+struct Names(Arc<Mutex<BTreeMap<String, Option<Vec<IpAddr>>>>>);
+
+impl Names {
+    fn set(&self, name: &str, nodes: Option<&[u8]>) {
+        let ips = nodes.map(|nodes| nodes.iter().map(|n| at(*n, 0).ip()).collect());
+        self.0.lock().unwrap().insert(name.into(), ips);
+    }
+
+    fn resolver(&self) -> Resolver {
+        let names = self.0.clone();
+        Arc::new(move |host| {
+            let end = Instant::now() + Duration::from_secs(8);
+            loop {
+                let found = names.lock().unwrap().get(host).cloned();
+                match found {
+                    Some(Some(ips)) => return Ok(ips),
+                    Some(None) => return Err(io::Error::other("no such name, says the test")),
+                    None if Instant::now() > end => return Ok(Vec::new()),
+                    None => std::thread::sleep(Duration::from_millis(20)),
+                }
+            }
+        })
+    }
+}
+
+fn with_dns(config: Config, name: &str, port: u16) -> Config {
+    let discovery = Discovery {
+        dns: vec![HostName::new(name, port).unwrap()],
+        dns_interval: Duration::from_secs(1),
+        ..Discovery::default()
+    };
+    Config {
+        discovery,
+        ..config
+    }
+}
+
+#[test]
+fn names_grow_fail_and_shrink() {
+    let dir = TempDir::new();
+    let (port, keys) = (free_port(1..=4), dir.key_file(&[1]));
+    let names = Names::default();
+    names.set("fleet.test", Some(&[1, 2]));
+    let config = with_dns(node(1, port, &keys), "fleet.test", port);
+    let first = TestNode::start_resolving(config, names.resolver());
+    eventually("found", || peers(&first) == [at(2, port).to_string()]);
+    let status = first.node.status();
+    assert_eq!(status.peers[0].sources, [format!("dns fleet.test:{port}")]);
+
+    names.set("fleet.test", Some(&[1, 2, 3]));
+    eventually("grown", || peers(&first).len() == 2);
+    // It fails, for longer than it takes an address to be missed.
+    for (found, told) in [
+        (None, "no such name, says the test"),
+        (Some(&[][..]), "no address"),
+    ] {
+        names.set("fleet.test", found);
+        let error = |node: &TestNode| node.node.status().sources[0].error.clone();
+        eventually(told, || {
+            error(&first).is_some_and(|error| error.contains(told))
+        });
+        let failures = first.counter("dns_failures");
+        eventually("failures", || first.counter("dns_failures") >= failures + 4);
+        assert_eq!(peers(&first).len(), 2);
+    }
+    assert!(first.node.status().verdict.contains("fleet.test"));
+    assert!(said(&first, &format!("the name fleet.test:{port} fails")));
+
+    // An answer that was cut short once or twice removes nobody, three in a row do.
+    names.set("fleet.test", Some(&[1, 2]));
+    let lookups = first.counter("dns_lookups");
+    eventually("well again", || {
+        first.node.status().sources[0].error.is_none()
+    });
+    assert_eq!(peers(&first).len(), 2);
+    eventually("shrunk", || peers(&first) == [at(2, port).to_string()]);
+    assert!(first.counter("dns_lookups") >= lookups + 2, "gone too soon");
+    assert_eq!(first.counter("members_removed"), 1);
+}
+
+/// A resolver that hangs must hold up neither gossip nor the node's end.
+#[test]
+fn a_lookup_that_hangs_holds_nobody_up() {
+    let dir = TempDir::new();
+    let (port, keys) = (free_port(1..=3), dir.key_file(&[1]));
+    let names = Names::default();
+    let listed = |n: u8| PeerConfig {
+        name: format!("node-{n}"),
+        site: String::new(),
+        address: at(n, port).into(),
+    };
+    let mut config = with_dns(node(1, port, &keys), "hangs.test", port);
+    config.peers = vec![listed(2)];
+    let first = TestNode::start_resolving(config, names.resolver());
+    let second = TestNode::start(Config {
+        peers: vec![listed(1)],
+        ..node(2, port, &keys)
+    });
+    eventually("met", || all_up(&first, 1) && all_up(&second, 1));
+    let id = second.purge(1);
+    eventually("applied", || first.knows(id));
+    eventually("overdue", || {
+        let error = first.node.status().sources[0].error.clone();
+        error.is_some_and(|error| error.contains("no answer within 5s"))
+    });
+    assert_eq!(first.counter("dns_lookups"), 1, "one at a time");
+    let before = Instant::now();
+    first.stop();
+    assert!(
+        before.elapsed() < Duration::from_secs(2),
+        "{:?}",
+        before.elapsed()
+    );
+}
+
+/// The real resolver, wherever the tests run: `localhost` is in each host's hosts file. With the
+/// wildcard address, the node must know itself in what it leads to.
+#[test]
+fn localhost_is_this_host() {
+    let dir = TempDir::new();
+    let keys = dir.key_file(&[1]);
+    let ports: Vec<u16> = free_addresses("0.0.0.0", 2)
+        .iter()
+        .map(SocketAddr::port)
+        .collect();
+    let name = |port| HostName::new("localhost", port).unwrap();
+    let config = |own: usize, other: usize| Config {
+        name: format!("node-{own}"),
+        listen: vec![SocketAddr::from(([0, 0, 0, 0], ports[own]))],
+        peers: vec![PeerConfig {
+            name: format!("node-{other}"),
+            site: "there".into(),
+            address: PeerAddress::Name(name(ports[other])),
+        }],
+        discovery: Discovery {
+            dns: vec![name(ports[own])],
+            ..Discovery::default()
+        },
+        ..node(1, 0, &keys)
+    };
+    let (first, second) = (TestNode::start(config(0, 1)), TestNode::start(config(1, 0)));
+    eventually("met", || all_up(&first, 1) && all_up(&second, 1));
+    let status = first.node.status();
+    assert_eq!(status.peers[0].address, format!("127.0.0.1:{}", ports[1]));
+    assert_eq!(status.peers[0].sources, ["static"]);
+    assert_eq!(
+        (&*status.peers[0].name, &*status.peers[0].site),
+        ("node-1", "there")
+    );
+    let id = first.purge(1);
+    eventually("applied", || second.knows(id));
+}
+
+/// A fleet that has met, and a configuration of its first node to change.
+fn started(dir: &TempDir, count: usize) -> (Vec<TestNode>, Vec<Config>, PathBuf) {
+    let addresses = free_addresses("127.0.0.1", count);
+    let keys = dir.key_file(&[1]);
+    let configs = fleet(&addresses, &keys);
+    let nodes: Vec<_> = configs.iter().cloned().map(TestNode::start).collect();
+    common::all_met(&nodes);
+    (nodes, configs, keys)
+}
+
+#[test]
+fn a_reload_changes_what_it_can_at_once() {
+    let dir = TempDir::new();
+    let (nodes, configs, _) = started(&dir, 3);
+    let mut config = configs[0].clone();
+    let gone = config.peers.pop().unwrap();
+    config.limits.apply_batch = 7;
+    let changes = nodes[0].node.reload(&config).unwrap();
+    let keys: Vec<_> = changes.iter().map(|change| change.key).collect();
+    assert_eq!(keys, ["peer", "limits.apply_batch"]);
+    // Without waiting for anybody.
+    assert_eq!(peers(&nodes[0]).len(), 1);
+    assert!(said(&nodes[0], "limits.apply_batch: 64 -> 7"));
+    assert!(said(&nodes[0], "(-127.0.0.1:"));
+    assert_eq!(*nodes[0].node.config(), config);
+    let id = nodes[0].purge(1);
+    eventually("who is left", || nodes[1].knows(id));
+    // The second still has the third, so the third gets it in the end.
+    eventually("by gossip", || nodes[2].knows(id));
+    assert!(nodes[0].node.reload(&config).unwrap().is_empty());
+
+    config.peers.push(gone);
+    nodes[0].node.reload(&config).unwrap();
+    eventually("back", || all_up(&nodes[0], 2));
+    assert_eq!(nodes[0].counter("members_added"), 3);
+}
+
+#[test]
+fn a_reload_that_needs_a_restart_changes_nothing() {
+    let dir = TempDir::new();
+    let (nodes, configs, _) = started(&dir, 2);
+    let mut config = configs[0].clone();
+    config.name = "other".into();
+    config.fleet = "another".into();
+    config.peers.clear();
+    config.limits.apply_batch = 7;
+    let before = nodes[0].node.status().notices.len();
+    for _ in 0..2 {
+        let error = nodes[0].node.reload(&config).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "only a restart of Varnish changes node.name: \"node-0\" -> \"other\"; fleet.name: \
+             \"powderhorn\" -> \"another\""
+        );
+        assert!(nodes[0].node.changes(&config).is_err());
+    }
+    assert_eq!(*nodes[0].node.config(), configs[0]);
+    assert_eq!(nodes[0].node.status().notices.len(), before);
+    assert!(all_up(&nodes[0], 1));
+    // Asking changes nothing either.
+    config = configs[0].clone();
+    config.peers.clear();
+    assert_eq!(nodes[0].node.changes(&config).unwrap().len(), 1);
+    assert!(all_up(&nodes[0], 1));
+}
+
+#[test]
+fn a_changed_site_takes_effect_and_a_changed_name_is_shown() {
+    let dir = TempDir::new();
+    let (nodes, configs, _) = started(&dir, 2);
+    let mut config = configs[0].clone();
+    config.peers[0].name = "renamed".into();
+    nodes[0].node.reload(&config).unwrap();
+    let status = nodes[0].node.status();
+    assert_eq!(
+        (&*status.peers[0].name, status.peers[0].state),
+        ("renamed", "up")
+    );
+    let challenges = nodes[0].counter("challenges");
+    config.peers[0].site = config.site.clone();
+    nodes[0].node.reload(&config).unwrap();
+    assert_eq!(nodes[0].node.status().peers[0].site, config.site);
+    eventually("met again", || all_up(&nodes[0], 1));
+    assert!(
+        nodes[0].counter("challenges") > challenges,
+        "the core was not told"
+    );
+    assert_eq!(nodes[0].counter("members_removed"), 0);
+    let id = nodes[1].purge(1);
+    eventually("applied", || nodes[0].knows(id));
+}
+
+/// Peers come and go while purges pour in: nothing is lost, nothing panics.
+#[test]
+fn peers_come_and_go_under_load() {
+    let dir = TempDir::new();
+    let (nodes, configs, _) = started(&dir, 3);
+    let without = Config {
+        peers: configs[0].peers[..1].to_vec(),
+        ..configs[0].clone()
+    };
+    let ids: Vec<_> = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let issue = |n| {
+                std::thread::sleep(Duration::from_micros(300));
+                nodes[n as usize % 3].purge(n)
+            };
+            (0..3_000).map(issue).collect()
+        });
+        while !load.is_finished() {
+            nodes[0].node.reload(&without).unwrap();
+            nodes[0].node.reload(&configs[0]).unwrap();
+        }
+        load.join().unwrap()
+    });
+    for node in &nodes {
+        eventually("all applied", || ids.iter().all(|&id| node.knows(id)));
+        assert_eq!(
+            node.counter("runtime_panics") + node.counter("send_panics"),
+            0
+        );
+    }
+    let removed = nodes[0].counter("members_removed");
+    assert!(removed > 10, "{removed}");
+    assert_eq!(nodes[0].counter("members_added"), removed + 2);
+    assert_eq!(nodes[0].node.status().peers.len(), 2);
+}
