@@ -314,3 +314,6 @@ impl Members {
         file.chain(named).chain(elsewhere).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -271,3 +271,28 @@ pub fn start_fleet(dir: &TempDir, count: usize) -> Vec<TestNode> {
     all_met(&nodes);
     nodes
 }
+
+/// Addresses of its peers.
+pub fn peers(node: &TestNode) -> Vec<String> {
+    let mut peers: Vec<_> = node
+        .node
+        .status()
+        .peers
+        .into_iter()
+        .map(|p| p.address)
+        .collect();
+    peers.sort();
+    peers
+}
+
+/// Whether it has so many peers, and has met all of them.
+pub fn all_up(node: &TestNode, count: usize) -> bool {
+    let peers = node.node.status().peers;
+    peers.len() == count && peers.iter().all(|peer| peer.state == "up")
+}
+
+/// Whether there is a notice with this in it.
+pub fn said(node: &TestNode, text: &str) -> bool {
+    let notices = node.node.status().notices;
+    notices.iter().any(|notice| notice.text.contains(text))
+}

@@ -1,0 +1,135 @@
+//! Other configurations for nodes that run.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{TempDir, TestNode, all_up, eventually, fleet, free_addresses, peers, said};
+use powderhorn_node::Config;
+
+/// A fleet that has met, and a configuration of its first node to change.
+fn started(dir: &TempDir, count: usize) -> (Vec<TestNode>, Vec<Config>) {
+    let addresses = free_addresses("127.0.0.1", count);
+    let configs = fleet(&addresses, &dir.key_file(&[1]));
+    let nodes: Vec<_> = configs.iter().cloned().map(TestNode::start).collect();
+    common::all_met(&nodes);
+    (nodes, configs)
+}
+
+#[test]
+fn a_reload_changes_what_it_can_at_once() {
+    let dir = TempDir::new();
+    let (nodes, configs) = started(&dir, 3);
+    let mut config = configs[0].clone();
+    let gone = config.peers.pop().unwrap();
+    config.limits.apply_batch = 7;
+    let changes = nodes[0].node.reload(&config).unwrap();
+    let keys: Vec<_> = changes.iter().map(|change| change.key).collect();
+    assert_eq!(keys, ["peer", "limits.apply_batch"]);
+    // Without waiting for anybody.
+    assert_eq!(peers(&nodes[0]).len(), 1);
+    assert!(said(&nodes[0], "limits.apply_batch: 64 -> 7"));
+    assert!(said(&nodes[0], "(-127.0.0.1:"));
+    assert_eq!(*nodes[0].node.config(), config);
+    let id = nodes[0].purge(1);
+    eventually("who is left", || nodes[1].knows(id));
+    // The second still has the third, so the third gets it in the end.
+    eventually("by gossip", || nodes[2].knows(id));
+    assert!(nodes[0].node.reload(&config).unwrap().is_empty());
+
+    config.peers.push(gone);
+    nodes[0].node.reload(&config).unwrap();
+    eventually("back", || all_up(&nodes[0], 2));
+    assert_eq!(nodes[0].counter("members_added"), 3);
+}
+
+#[test]
+fn a_reload_that_needs_a_restart_changes_nothing() {
+    let dir = TempDir::new();
+    let (nodes, configs) = started(&dir, 2);
+    let mut config = configs[0].clone();
+    config.name = "other".into();
+    config.fleet = "another".into();
+    config.peers.clear();
+    config.limits.apply_batch = 7;
+    let before = nodes[0].node.status().notices.len();
+    for _ in 0..2 {
+        let error = nodes[0].node.reload(&config).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "only a restart of Varnish changes node.name: \"node-0\" -> \"other\"; fleet.name: \
+             \"powderhorn\" -> \"another\""
+        );
+        assert!(nodes[0].node.changes(&config).is_err());
+    }
+    assert_eq!(*nodes[0].node.config(), configs[0]);
+    assert_eq!(nodes[0].node.status().notices.len(), before);
+    assert!(all_up(&nodes[0], 1));
+    // Asking changes nothing either.
+    config = configs[0].clone();
+    config.peers.clear();
+    assert_eq!(nodes[0].node.changes(&config).unwrap().len(), 1);
+    assert!(all_up(&nodes[0], 1));
+}
+
+#[test]
+fn a_changed_site_takes_effect_and_a_changed_name_is_shown() {
+    let dir = TempDir::new();
+    let (nodes, configs) = started(&dir, 2);
+    let mut config = configs[0].clone();
+    config.peers[0].name = "renamed".into();
+    nodes[0].node.reload(&config).unwrap();
+    let status = nodes[0].node.status();
+    assert_eq!(
+        (&*status.peers[0].name, status.peers[0].state),
+        ("renamed", "up")
+    );
+    let challenges = nodes[0].counter("challenges");
+    config.peers[0].site = config.site.clone();
+    nodes[0].node.reload(&config).unwrap();
+    assert_eq!(nodes[0].node.status().peers[0].site, config.site);
+    eventually("met again", || all_up(&nodes[0], 1));
+    assert!(
+        nodes[0].counter("challenges") > challenges,
+        "the core was not told"
+    );
+    assert_eq!(nodes[0].counter("members_removed"), 0);
+    let id = nodes[1].purge(1);
+    eventually("applied", || nodes[0].knows(id));
+}
+
+/// Peers come and go while purges pour in: nothing is lost, nothing panics.
+#[test]
+fn peers_come_and_go_under_load() {
+    let dir = TempDir::new();
+    let (nodes, configs) = started(&dir, 3);
+    let without = Config {
+        peers: configs[0].peers[..1].to_vec(),
+        ..configs[0].clone()
+    };
+    let ids: Vec<_> = std::thread::scope(|scope| {
+        let load = scope.spawn(|| {
+            let issue = |n| {
+                std::thread::sleep(Duration::from_micros(300));
+                nodes[n as usize % 3].purge(n)
+            };
+            (0..3_000).map(issue).collect()
+        });
+        while !load.is_finished() {
+            nodes[0].node.reload(&without).unwrap();
+            nodes[0].node.reload(&configs[0]).unwrap();
+        }
+        load.join().unwrap()
+    });
+    for node in &nodes {
+        eventually("all applied", || ids.iter().all(|&id| node.knows(id)));
+        assert_eq!(
+            node.counter("runtime_panics") + node.counter("send_panics"),
+            0
+        );
+    }
+    let removed = nodes[0].counter("members_removed");
+    assert!(removed > 10, "{removed}");
+    assert_eq!(nodes[0].counter("members_added"), removed + 2);
+    assert_eq!(nodes[0].node.status().peers.len(), 2);
+}
