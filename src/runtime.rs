@@ -2,21 +2,24 @@
 //!
 //! ```text
 //! vcl_init: start(config)   reads and checks the file; remembers it for this VCL
-//! WARM event of that VCL    starts the runtime, unless it runs already with the same config
-//! reload, discard, COLD     change nothing: the runtime stays
+//! WARM event of that VCL    starts the runtime; or has it go on with what the file says now
+//! discard, COLD             change nothing: the runtime stays
 //! exit of the child         stops it
 //! ```
 //!
-//! So a VCL that is compiled, or loaded cold and thrown away, starts nothing.
+//! So a VCL that is compiled, or loaded cold and thrown away, starts and changes nothing. A file that
+//! differs in what only a start of Varnish reads fails the load, which then changes nothing of the
+//! rest either. The latest reading of the file counts: a VCL that was loaded with an earlier one and
+//! becomes warm again does not bring it back.
 
 use std::path::Path;
 use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use powderhorn_node::{Config, ConfigError, Node, StartError};
+use powderhorn_node::{Config, ConfigError, NeedsRestart, Node, StartError};
 
 use crate::{apply, engine, guard, logger, shim, uptime};
 
@@ -26,10 +29,24 @@ const EXIT_WAIT: Duration = Duration::from_millis(500);
 /// Set once, by the first start that works, and never taken back.
 static NODE: OnceLock<Node> = OnceLock::new();
 
+/// Readings of configs so far in this process.
+static READINGS: AtomicU64 = AtomicU64::new(0);
+
+/// The number of the reading that the runtime goes by. Changed on varnishd's CLI thread only.
+static IN_USE: AtomicU64 = AtomicU64::new(0);
+
 /// What one VCL asked for; lives from its load to its discard.
 #[derive(Default)]
 pub struct VclState {
-    config: Mutex<Option<Config>>,
+    asked: Mutex<Option<Asked>>,
+}
+
+/// A config, as it was read for one VCL.
+#[derive(Clone)]
+struct Asked {
+    config: Config,
+    /// Later readings have larger numbers.
+    reading: u64,
 }
 
 /// Why a VCL is refused, or a call fails. Nothing has changed when one of these is returned.
@@ -53,13 +70,12 @@ pub enum RuntimeError {
         asked: String,
     },
     /// The operator restarts Varnish, or takes the change back.
-    #[error(
-        "{path} has changed since this Varnish started with it: restart Varnish to change the \
-         config"
-    )]
+    #[error("{path} has changed since this Varnish started with it: {keys}")]
     ChangedConfig {
         /// The file.
         path: String,
+        /// What in it is refused.
+        keys: NeedsRestart,
     },
     /// The VCL's author decides for one.
     #[error("start() was called twice in this VCL, with {first} and with {second}")]
@@ -94,25 +110,33 @@ pub fn prepare(vcl: &VclState, path: Option<&str>) -> Result<(), RuntimeError> {
         Some(path) => Config::load(Path::new(path))?,
         None => Config::single_node(),
     };
-    let mut kept = vcl.config.lock();
-    if let Some(first) = kept.as_ref().filter(|first| **first != config) {
-        let (first, second) = (describe(first), describe(&config));
+    let mut asked = vcl.asked.lock();
+    if let Some(first) = asked.as_ref().filter(|first| first.config != config) {
+        let (first, second) = (describe(&first.config), describe(&config));
         return Err(RuntimeError::TwoConfigs { first, second });
     }
     check(&config)?;
-    *kept = Some(config);
+    let reading = READINGS.fetch_add(1, Ordering::Relaxed) + 1;
+    *asked = Some(Asked { config, reading });
     Ok(())
 }
 
 /// The VCL's WARM event. Called on varnishd's CLI thread, so never twice at a time.
 pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
-    let Some(config) = vcl.config.lock().clone() else {
+    let Some(Asked { config, reading }) = vcl.asked.lock().clone() else {
         return Ok(());
     };
-    check(&config)?;
-    if NODE.get().is_some() {
+    if let Some(node) = NODE.get() {
+        let earlier = reading < IN_USE.load(Ordering::Relaxed);
+        if earlier && node.config().path == config.path {
+            return Ok(());
+        }
+        check(&config)?;
+        node.reload(&config).map_err(|keys| changed(&config, keys))?;
+        IN_USE.store(reading, Ordering::Relaxed);
         return Ok(());
     }
+    check(&config)?;
     logger::install();
     let node = Node::start(config, uptime::of_process())?;
     shim::POWDERHORN_CLAIMED.store(1, Ordering::Release);
@@ -120,6 +144,7 @@ pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
     if let Some(applier) = node.applier() {
         apply::start(applier);
     }
+    IN_USE.store(reading, Ordering::Relaxed);
     if NODE.set(node).is_ok() {
         // SAFETY: the handler is a function of this library, which is never unmapped
         // (`-z nodelete`), and unwinds into nobody.
@@ -128,20 +153,30 @@ pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
     Ok(())
 }
 
-/// A config can be used if nothing runs here or the same runs here already.
+/// A config can be used if nothing runs here, or if what runs can go on with it.
 fn check(config: &Config) -> Result<(), RuntimeError> {
-    match NODE.get() {
-        Some(node) if node.same_config(config) => Ok(()),
-        Some(node) if node.config().path == config.path => Err(RuntimeError::ChangedConfig {
-            path: describe(config),
-        }),
-        Some(node) => Err(RuntimeError::OtherConfig {
-            running: describe(node.config()),
+    let Some(node) = NODE.get() else {
+        return match shim::other_copy_runs() {
+            true => Err(RuntimeError::OtherCopy),
+            false => Ok(()),
+        };
+    };
+    let running = node.config();
+    match node.changes(config) {
+        // Another file is the same if it says the same.
+        Ok(changes) if changes.is_empty() => Ok(()),
+        Ok(_) if running.path == config.path => Ok(()),
+        Err(keys) if running.path == config.path => Err(changed(config, keys)),
+        _ => Err(RuntimeError::OtherConfig {
+            running: describe(&running),
             asked: describe(config),
         }),
-        None if shim::other_copy_runs() => Err(RuntimeError::OtherCopy),
-        None => Ok(()),
     }
+}
+
+fn changed(config: &Config, keys: NeedsRestart) -> RuntimeError {
+    let path = describe(config);
+    RuntimeError::ChangedConfig { path, keys }
 }
 
 /// A config as a person knows it.
