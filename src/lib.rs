@@ -70,7 +70,9 @@ mod powderhorn {
     /// Without an argument ("single-node"): a single node that purges itself. The file is
     /// read and checked at once, and a mistake in it (file, line and key are named) keeps the
     /// VCL from loading. The runtime starts when the VCL becomes warm and stays for the life of
-    /// the cache process: another VCL may name the same config, and is refused with another.
+    /// the cache process: another VCL may name the same config, and is refused with another. After
+    /// an edit of the file, loading a VCL applies it: all of it, or, if only a restart of Varnish
+    /// can change one of the keys, nothing, and the load fails and names them.
     pub fn start(
         ctx: &mut Ctx,
         #[shared_per_vcl] vcl: Option<&VclState>,

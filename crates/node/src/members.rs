@@ -84,7 +84,7 @@ pub(crate) struct Wanted {
 }
 
 /// The state of a source, for the status.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct SourceState {
     pub source: String,
     pub failure: Option<Failure>,

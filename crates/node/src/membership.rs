@@ -34,8 +34,12 @@ impl Shared {
         for answer in answers {
             let name = answer.name.clone();
             let interval = members.interval();
+            let failed = members.lookups.failure(&name).is_some();
             if members.lookups.answer(now, interval, answer) {
                 self.name_failed(&members, &name);
+            } else if failed {
+                let text = format!("the name {name} is found again");
+                self.notices.say(Level::Info, text);
             }
         }
         for name in members.lookups.overdue(now) {
@@ -48,6 +52,12 @@ impl Shared {
         if changed {
             self.turn_members(&mut members);
         }
+        self.show_sources(&members);
+    }
+
+    /// Shows the state of all sources to whoever asks for the status.
+    pub fn show_sources(&self, members: &Members) {
+        *self.sources.lock() = members.states();
     }
 
     /// Reads the nodes file if it has changed; whether it has.
@@ -73,11 +83,12 @@ impl Shared {
         let wanted = members.wanted();
         self.tell_of_problems(&wanted);
         let config = self.config();
-        let mut core = self.core.lock();
+        // Nobody else changes the peers: whoever does has the members.
         let (peers, turnover) = self.peers().turn(wanted.peers, &config.site);
         if turnover.is_empty() {
             return;
         }
+        let mut core = self.core.lock();
         // Both under the core's lock, so that whoever holds it sees the same peers in both.
         *self.peers.write() = Arc::new(peers);
         let now = sys::boot_clock();

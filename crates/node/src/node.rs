@@ -24,7 +24,7 @@ use crate::journal::{NodeStore, SHUTDOWN_WAIT};
 use crate::keys::{KeyError, KeyFile};
 use crate::lock::{Lock, Signal};
 use crate::lookup::{self, Answer, Resolver};
-use crate::members::Members;
+use crate::members::{Members, SourceState};
 use crate::net::BindError;
 use crate::notices::Notices;
 use crate::peers::Peers;
@@ -98,6 +98,8 @@ pub(crate) struct Shared {
     pub peers: RwLock<Arc<Peers>>,
     /// Who the other nodes are. Locked before the core, never while it is.
     pub members: Mutex<Members>,
+    /// How the sources are. Apart from them, as whoever looks must not wait for a file to be read.
+    pub sources: Mutex<Vec<SourceState>>,
     /// The sources of members are to be looked at without waiting for the next second.
     pub members_due: AtomicBool,
     /// What became of lookups.

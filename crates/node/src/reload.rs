@@ -44,6 +44,7 @@ impl Node {
         shared.notices.say(Level::Info, text);
         shared.read_nodes_file(&mut members);
         shared.turn_members(&mut members);
+        shared.show_sources(&members);
         drop(members);
         shared.look_at_members();
         Ok(changes)

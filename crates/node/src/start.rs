@@ -110,6 +110,7 @@ pub(crate) fn prepare(
         sockets: sockets.iter().map(info).collect(),
         peers: RwLock::new(Arc::new(Peers::default())),
         members: Mutex::new(Members::new(now, &config, locals)),
+        sources: Mutex::new(Vec::new()),
         members_due: AtomicBool::new(true),
         answers: Mutex::new(Vec::new()),
         resolver,
@@ -129,6 +130,7 @@ pub(crate) fn prepare(
         let mut members = shared.members.lock();
         shared.read_nodes_file(&mut members);
         shared.turn_members(&mut members);
+        shared.show_sources(&members);
     }
     Ok((shared, key_file))
 }

@@ -160,12 +160,11 @@ fn in_flight(core: &NodeCore) -> u64 {
 
 impl Status {
     pub(crate) fn take(shared: &Shared) -> Status {
-        // Before the core is locked: whoever changes the members locks them in that order.
         let mut sources: Vec<SourceStatus> = shared
-            .members
+            .sources
             .lock()
-            .states()
-            .into_iter()
+            .iter()
+            .cloned()
             .map(|state| {
                 let (since, error) = state.failure.map(|f| (f.since_wall_ms, f.text)).unzip();
                 SourceStatus {

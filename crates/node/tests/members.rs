@@ -281,6 +281,10 @@ fn names_grow_fail_and_shrink() {
     eventually("well again", || {
         first.node.status().sources[0].error.is_none()
     });
+    assert!(said(
+        &first,
+        &format!("the name fleet.test:{port} is found again")
+    ));
     assert_eq!(peers(&first).len(), 2);
     eventually("shrunk", || peers(&first) == [at(2, port).to_string()]);
     assert!(first.counter("dns_lookups") >= lookups + 2, "gone too soon");

@@ -31,6 +31,7 @@ fn a_reload_changes_what_it_can_at_once() {
     assert!(said(&nodes[0], "limits.apply_batch: 64 -> 7"));
     assert!(said(&nodes[0], "(-127.0.0.1:"));
     assert_eq!(*nodes[0].node.config(), config);
+    assert_eq!(nodes[0].counter("peers_up"), 1, "the core was not told");
     let id = nodes[0].purge(1);
     eventually("who is left", || nodes[1].knows(id));
     // The second still has the third, so the third gets it in the end.
