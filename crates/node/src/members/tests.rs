@@ -162,3 +162,31 @@ fn beyond_the_most_peers_those_of_names_are_left_out_first() {
         .filter(|peer| peer.sources != [Source::Static]);
     assert_eq!(named.count(), 1);
 }
+
+/// Not everybody who writes the file replaces it whole.
+#[test]
+fn a_nodes_file_that_is_being_written_is_left_for_the_next_look() {
+    let path = std::env::temp_dir().join(format!("powderhorn-nodes-{}", std::process::id()));
+    let write = |text: &str| std::fs::write(&path, text).expect("a temporary file");
+    write("[x]\na = 192.0.2.2\nb = 192.0.2.3\n");
+    let mut config = config(Vec::new(), &[]);
+    config.discovery.nodes_file = Some(path.clone());
+    let mut members = members(&config, &["192.0.2.1:4277"]);
+    let now = Time::from_us(0);
+    // The first look does not wait: a node starts with what there is.
+    assert!(matches!(members.poll_file(now), Some(Ok(2))));
+    assert!(members.poll_file(now).is_none());
+    assert_eq!(shown(&mut members).len(), 2);
+    write("[x]\na = 192.0.2.2\n");
+    assert!(
+        members.poll_file(now).is_none(),
+        "it was written to just now"
+    );
+    std::thread::sleep(Duration::from_millis(250));
+    assert!(matches!(members.poll_file(now), Some(Ok(1))));
+    assert_eq!(shown(&mut members), ["192.0.2.2:4277 a (file)"]);
+    std::fs::remove_file(&path).expect("its removal");
+    assert!(matches!(members.poll_file(now), Some(Err(_))));
+    assert!(members.poll_file(now).is_none(), "said once");
+    assert_eq!(shown(&mut members), ["192.0.2.2:4277 a (file)"]);
+}
