@@ -132,7 +132,8 @@ pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
             return Ok(());
         }
         check(&config)?;
-        node.reload(&config).map_err(|keys| changed(&config, keys))?;
+        node.reload(&config)
+            .map_err(|keys| changed(&config, keys))?;
         IN_USE.store(reading, Ordering::Relaxed);
         return Ok(());
     }
