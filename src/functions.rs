@@ -11,7 +11,7 @@ use varnish::vcl::Ctx;
 use crate::call::{Problem, Space, long_reply};
 use crate::host::{self, ObjectDigest};
 use crate::runtime::{self, VclState};
-use crate::{apply, blob, engine, guard, shim};
+use crate::{apply, blob, engine, guard, receipts, shim};
 
 /// The version of this VMOD, as C wants it.
 pub const VERSION: &CStr = match CStr::from_bytes_with_nul(VERSION_BYTES) {
@@ -171,26 +171,38 @@ pub fn overtaken(ctx: &Ctx<'_>) -> Result<bool, Problem> {
     Ok(engine::overtaken(engine, ctx.raw).ok_or("only possible in vcl_backend_response")?)
 }
 
-/// Applies a purge of one object here and sends it to the fleet.
+/// Applies a purge of one object here and sends it to the fleet; its id.
 pub fn purge_digest(
     ctx: &Ctx<'_>,
     digest: ObjectDigest,
     soft: bool,
 ) -> Result<VCL_STRING, Problem> {
+    let (space, id) = issue_digest(ctx, digest, soft)?;
+    Ok(space.fill(id.text().as_str().as_bytes()))
+}
+
+/// The same; the id, and a place for its text.
+pub fn issue_digest<'ws>(
+    ctx: &Ctx<'ws>,
+    digest: ObjectDigest,
+    soft: bool,
+) -> Result<(Space<'ws>, MessageIds), Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
     let worker = shim::ctx_worker(ctx.raw).ok_or("only possible while a request is handled")?;
     let purge = match soft {
         true => Purge::SoftDigest(digest),
         false => Purge::Digest(digest),
     };
-    let id = Space::take(ctx, IdText::BYTES_MAX)?;
+    let space = Space::take(ctx, IdText::BYTES_MAX)?;
+    receipts::begin();
     // It takes some microseconds and cannot fail, but for a cache that shuts down.
     let outcome = apply::apply_issued(worker, std::slice::from_ref(&purge));
     if outcome != Outcome::Applied {
         return Err(Problem::Log("the cache shuts down".to_owned()));
     }
     let issued = node.issue_applied(purge).map_err(here_only)?;
-    Ok(id.fill(MessageIds::from(issued).text().as_str().as_bytes()))
+    receipts::wait_journalled(node)?;
+    Ok((space, issued.into()))
 }
 
 /// What was to be sent and was only applied here.
@@ -212,6 +224,7 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
         })?;
     }
     let id = Space::take(ctx, IdText::BYTES_MAX)?;
+    receipts::begin();
     let ticket = match node.issue_all(purges.clone()) {
         Ok(ticket) => ticket,
         Err(error @ (IssueError::Refused(PurgeError::Busy) | IssueError::Stopping)) => {
@@ -239,6 +252,7 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
     if purges.contains(&Purge::SoftEverything) {
         node.wake_applier();
     }
+    receipts::wait_journalled(node)?;
     Ok(id.fill(text.as_str().as_bytes()))
 }
 
@@ -295,6 +309,6 @@ pub fn status(ctx: &Ctx<'_>, format: &CStr) -> Result<VCL_STRING, Problem> {
     }
 }
 
-fn too_small(need: usize, room: usize) -> String {
+pub fn too_small(need: usize, room: usize) -> String {
     format!("the workspace has {room} bytes left and {need} are needed: raise workspace_client")
 }

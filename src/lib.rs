@@ -13,6 +13,7 @@
 //! |---|---|
 //! | `lib.rs` | the functions that VCL sees |
 //! | `runtime.rs` | one runtime per process: when it starts, who is refused |
+//! | `receipts.rs` | where a purge has got to |
 //! | `apply.rs` | purges on their way into the cache: the fleet's and our own |
 //! | `adopt.rs` | objects that were in the cache before the VMOD |
 //! | `engine.rs` | objects on their way into the cache: what varnishd tells of them |
@@ -29,6 +30,7 @@ mod functions;
 mod guard;
 mod host;
 mod logger;
+mod receipts;
 mod runtime;
 mod shim;
 mod uptime;
@@ -37,6 +39,7 @@ mod uptime;
 #[varnish::vmod]
 mod powderhorn {
     use std::ffi::CStr;
+    use std::time::Duration;
 
     use powderhorn_node::Purge;
     use varnish::ffi::VCL_STRING;
@@ -44,7 +47,7 @@ mod powderhorn {
 
     use crate::call::call;
     use crate::runtime::{self, VclState};
-    use crate::{functions, shim};
+    use crate::{functions, receipts, shim};
 
     /// Remembers each VCL's config from its load on; starts the runtime when a VCL becomes warm.
     #[event]
@@ -235,6 +238,72 @@ mod powderhorn {
     /// Whether the purge with this id has been applied on this node. False for what is no id.
     pub fn knows(ctx: &mut Ctx, id: &CStr) -> Result<bool, VclError> {
         call(ctx, "knows", |_| functions::knows(id))
+    }
+
+    /// Purges as `purge()` does, waits until `nodes` nodes have applied it (0: all), this one counted, and
+    /// returns the purge's id.
+    ///
+    /// If that takes longer than `timeout` (at most 60 s) the string is not set, and the purge is on
+    /// its way all the same. A waiting request keeps its thread: at most 256 wait at a time.
+    pub unsafe fn purge_wait(
+        ctx: &mut Ctx,
+        url: &CStr,
+        timeout: Duration,
+        #[default(0)] nodes: i64,
+        #[default("req.http.host")] host: &CStr,
+        #[default(false)] soft: bool,
+    ) -> Result<VCL_STRING, VclError> {
+        call(ctx, "purge_wait", |ctx| {
+            let digest = functions::url_digest(ctx, url, host)?;
+            let (space, id) = functions::issue_digest(ctx, digest, soft)?;
+            receipts::wait_issued(id, timeout, nodes)?;
+            Ok(space.fill(id.text().as_str().as_bytes()))
+        })
+    }
+
+    /// Waits until `nodes` nodes have applied the purge with this id (0: all), this one counted, for
+    /// `timeout` at most (60 s if that is shorter); whether they have.
+    pub fn wait(
+        ctx: &mut Ctx,
+        id: &CStr,
+        timeout: Duration,
+        #[default(0)] nodes: i64,
+    ) -> Result<bool, VclError> {
+        call(ctx, "wait", |_| receipts::wait_text(id, timeout, nodes))
+    }
+
+    /// Where the purge with this id has been applied, as JSON: on which nodes, how long after its issue,
+    /// and which are missing.
+    ///
+    /// The first call asks the fleet, so what the others say is there a moment later: call again, or
+    /// `wait()` first.
+    pub unsafe fn receipt(ctx: &mut Ctx, id: &CStr) -> Result<VCL_STRING, VclError> {
+        call(ctx, "receipt", |ctx| receipts::receipt(ctx, id))
+    }
+
+    /// On how many nodes of how many the purge with this id has been applied, such as "4 of 5".
+    pub unsafe fn applied(ctx: &mut Ctx, id: &CStr) -> Result<VCL_STRING, VclError> {
+        call(ctx, "applied", |ctx| receipts::applied(ctx, id))
+    }
+
+    /// Whether the purge that was issued just before, in the same VCL subroutine, is in the journal and so
+    /// survives this Varnish. True as well if the config says that there is no journal.
+    ///
+    /// With `journal.require` in the config the purge returns no id if it is not.
+    pub fn journalled(ctx: &mut Ctx) -> Result<bool, VclError> {
+        call(ctx, "journalled", |_| Ok(receipts::journalled()))
+    }
+
+    /// Whether this node has heard of no other for longer than the config's `limits.max_staleness`: purges may
+    /// be missing. Never, without that setting.
+    pub fn isolated(ctx: &mut Ctx) -> Result<bool, VclError> {
+        call(ctx, "isolated", |_| receipts::isolated())
+    }
+
+    /// The config's `limits.max_staleness`: what an isolated node has cached for longer may be stale. 0 if it
+    /// is not set.
+    pub fn max_staleness(ctx: &mut Ctx) -> Result<Duration, VclError> {
+        call(ctx, "max_staleness", |_| receipts::max_staleness())
     }
 
     /// The state of the runtime, as "text" (the default) or "json".

@@ -92,8 +92,10 @@ fn node(dir: &Path, name: &str, port: u16, peer: u16) -> Varnishd {
     let text = format!(
         "[node]\nname = \"{name}\"\nlisten = \"127.0.0.1:{port}\"\n\
          [fleet]\nname = \"storm\"\nkey_file = \"{}\"\n\
+         [journal]\ndir = \"{}\"\n\
          [[peer]]\naddress = \"127.0.0.1:{peer}\"\n",
-        key.display()
+        key.display(),
+        dir.join("state").display()
     );
     std::fs::write(&config, text).expect("the config");
     let vmod = find_vmod().expect("no libvmod_powderhorn.so: `cargo build`, or POWDERHORN_VMOD");

@@ -26,10 +26,24 @@
 # Answers to a PURGE, as text:
 #
 #	200	applied on this node and sent to all others; X-Powderhorn-Id and the body hold the
-#		purge's id, for powderhorn.knows()
+#		purge's id. With the request header X-Powderhorn-Wait: applied on all nodes
+#	202	"Not yet everywhere": X-Powderhorn-Wait was too short for some node
 #	405	the client is not one of powderhorn_purgers
 #	503	"Purged on this node only": applied here, but not sent (see VCL_Error in varnishlog);
-#		send it again. Other reasons: VCL failed before it was applied.
+#		send it again. "Purged, but not in the journal": the config says journal.require, and
+#		the disk does not work; applied here and sent, but lost if this node dies before the
+#		others have it. Other reasons: VCL failed before it was applied.
+#
+# X-Powderhorn-Wait: 2s, in a PURGE, has the answer wait until all nodes have applied it, for so long at
+# most; X-Powderhorn-Applied in the answer says how many have ("4 of 5").
+#
+# GET /.powderhorn/purge/<id>, from a client of powderhorn_purgers: the purge's receipt as JSON, where it
+# is applied and who is missing.
+#
+# With limits.max_staleness in the config, a node that has heard of no other for longer than that
+# serves no object that it has had for longer: those are fetched, and not kept.
+
+import std;
 
 include "powderhorn_purgers.vcl";
 
@@ -41,6 +55,19 @@ sub vcl_recv {
 
 	# Ours alone: it carries the id from vcl_pass to vcl_synth.
 	unset req.http.X-Powderhorn-Id;
+	unset req.http.X-Powderhorn-Applied;
+
+	if (req.url ~ "^/\.powderhorn/purge/") {
+		if (client.ip !~ powderhorn_purgers) {
+			return (synth(403, "Not allowed"));
+		}
+		set req.http.X-Powderhorn-Id = regsub(req.url, "^/\.powderhorn/purge/([^?]*).*$", "\1");
+		set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
+		if (req.http.X-Powderhorn-Applied == "") {
+			return (synth(404, "Not an id"));
+		}
+		return (synth(200, "Receipt"));
+	}
 
 	if (req.method == "PURGE") {
 		if (client.ip !~ powderhorn_purgers) {
@@ -57,9 +84,26 @@ sub vcl_pass {
 		set req.http.X-Powderhorn-Id = powderhorn.purge_hash();
 		if (req.http.X-Powderhorn-Id == "") {
 			unset req.http.X-Powderhorn-Id;
+			if (!powderhorn.journalled()) {
+				return (synth(503, "Purged, but not in the journal"));
+			}
 			return (synth(503, "Purged on this node only"));
 		}
+		if (req.http.X-Powderhorn-Wait) {
+			if (!powderhorn.wait(req.http.X-Powderhorn-Id,
+			    std.duration(req.http.X-Powderhorn-Wait, 2s))) {
+				set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
+				return (synth(202, "Not yet everywhere"));
+			}
+			set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
+		}
 		return (synth(200, "Purged"));
+	}
+}
+
+sub vcl_hit {
+	if (powderhorn.isolated() && obj.age > powderhorn.max_staleness()) {
+		return (pass);
 	}
 }
 
@@ -104,10 +148,21 @@ sub vcl_deliver {
 }
 
 sub vcl_synth {
+	if (req.url ~ "^/\.powderhorn/purge/" && resp.status == 200) {
+		# The first look asks the others, and most of them answer within this.
+		if (powderhorn.wait(req.http.X-Powderhorn-Id, 200ms)) {
+			set resp.http.X-Powderhorn-Complete = "true";
+		}
+		set resp.http.Content-Type = "application/json";
+		set resp.http.Cache-Control = "no-store";
+		set resp.body = powderhorn.receipt(req.http.X-Powderhorn-Id);
+		return (deliver);
+	}
 	if (req.method == "PURGE") {
 		set resp.http.Content-Type = "text/plain; charset=utf-8";
 		if (req.http.X-Powderhorn-Id) {
 			set resp.http.X-Powderhorn-Id = req.http.X-Powderhorn-Id;
+			set resp.http.X-Powderhorn-Applied = req.http.X-Powderhorn-Applied;
 			set resp.body = req.http.X-Powderhorn-Id + {"
 "};
 		} else {

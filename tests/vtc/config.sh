@@ -8,8 +8,13 @@ shift 3
 	echo 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f >"$dir/fleet.key"
 # varnishd gives up root for a user of its own.
 chmod 644 "$dir/fleet.key"
+mkdir -p "$dir/$name-state"
+chmod 777 "$dir/$name-state"
 {
 	cat <<-EOF
+		[journal]
+		dir = "$dir/$name-state"
+
 		[node]
 		name = "$name"
 		listen = "127.0.0.1:$port"

@@ -149,8 +149,9 @@ impl Fleet {
             std::fs::create_dir(&dir).map_err(io("making a work directory"))?;
             let mut config = format!(
                 "[node]\nname = \"{name}\"\nsite = \"loopback\"\nlisten = \"{gossip_addr}\"\n\n\
-                 [fleet]\nname = \"demo\"\nkey_file = \"{}\"\n",
-                key_file.display()
+                 [fleet]\nname = \"demo\"\nkey_file = \"{}\"\n\n[journal]\ndir = \"{}\"\n",
+                key_file.display(),
+                dir.join("state").display()
             );
             for (peer, &direct) in gossip.iter().enumerate().filter(|(peer, _)| *peer != index) {
                 let address = fleet.relay.as_ref().map(|relay| relay.address(index, peer));

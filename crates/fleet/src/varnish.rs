@@ -223,9 +223,19 @@ impl Varnishd {
     /// with an empty cache.
     pub fn crash_child(&mut self, timeout: Duration) -> Result<(), VarnishError> {
         let worker = self.worker()?;
+        self.kill(worker)?;
+        self.wait_restarted(worker, timeout)
+    }
+
+    /// Kills the cache child `worker` with SIGKILL, at once.
+    pub fn kill(&self, worker: Pid) -> Result<(), VarnishError> {
         kill_process(worker, Signal::KILL)
-            .map_err(|errno| io_error("killing the child")(errno.into()))?;
-        self.wait_for_worker(timeout, Some(worker))
+            .map_err(|errno| io_error("killing the child")(errno.into()))
+    }
+
+    /// Waits until a cache child that is not `former` runs and answers.
+    pub fn wait_restarted(&mut self, former: Pid, timeout: Duration) -> Result<(), VarnishError> {
+        self.wait_for_worker(timeout, Some(former))
     }
 
     /// The end of what manager and child have printed so far.

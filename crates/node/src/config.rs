@@ -241,6 +241,10 @@ pub struct Limits {
     /// the cache can predate it. 0 to 30 days; default 10 minutes. Raise it where a shield or an
     /// origin's cache may hand out objects that are older.
     pub join_margin: Duration,
+    /// `limits.max_staleness`: how long this node may hear of no other before its cache is held to be stale:
+    /// `isolated()` in VCL is then true, and the shipped VCL serves no object that is older than this.
+    /// 1 s to 30 days; "off" for never, the default.
+    pub max_staleness: Option<Duration>,
     /// `limits.replay_window`: datagrams by which one may be overtaken and still count. 1,024 to
     /// 16,777,216; default 65,536. Takes a bit of memory each, for each peer.
     pub replay_window: u64,
@@ -265,6 +269,7 @@ impl Default for Limits {
             repair_bytes_peer: core.repair_bytes_peer,
             repair_bytes_all: core.repair_bytes_all,
             join_margin: core.join_margin,
+            max_staleness: None,
             replay_window: core.replay_window,
             apply_batch: 64,
             socket_bytes: 8 << 20,

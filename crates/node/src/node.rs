@@ -3,13 +3,14 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
 use powderhorn_journal::{Journal, OpenError};
 use powderhorn_protocol::id::{MessageId, MessageIds, NodeId};
 use powderhorn_protocol::purge::Purge;
+use powderhorn_protocol::time::Time;
 use powderhorn_protocol::{Core, Knowledge, Outcome, PurgeError};
 use rand::RngCore;
 use rand::rngs::StdRng;
@@ -108,7 +109,10 @@ pub(crate) struct Shared {
     pub egress: Egress,
     /// What writes the messages that the core holds to disk.
     pub journal: Option<Journal>,
-    /// How long an answer waits for it.
+    /// When this node began to hear of no other, in µs of the boot clock; `i64::MAX` while it hears of one,
+    /// or knows of none.
+    pub alone_since: AtomicI64,
+    /// How long an answer waits for the journal.
     pub journal_wait: Duration,
     /// Ids of the keys in use, and why a changed key file is not used, if so.
     pub keys: Mutex<(Vec<String>, Option<String>)>,
@@ -338,6 +342,25 @@ impl Node {
     /// What this node knows of a message.
     pub fn knowledge(&self, id: MessageId) -> Knowledge {
         self.shared.core.lock().knows(id)
+    }
+
+    /// Whether this node has heard of no other for longer than `limits.max_staleness`.
+    pub fn isolated(&self) -> bool {
+        let since = self.shared.alone_since.load(Ordering::Relaxed);
+        // Asked for each request: what follows is only for a node that is alone.
+        since != i64::MAX
+            && self
+                .shared
+                .config()
+                .limits
+                .max_staleness
+                .is_some_and(|max| sys::boot_clock().since(Time::from_us(since)) > max)
+    }
+
+    /// `limits.max_staleness`; 0 if it is off.
+    pub fn max_staleness(&self) -> Duration {
+        let max = self.shared.config().limits.max_staleness;
+        max.unwrap_or_default()
     }
 
     /// The configuration that it runs with now.

@@ -91,6 +91,7 @@ struct RawLimits {
     repair_bytes_peer: Option<Spanned<String>>,
     repair_bytes_all: Option<Spanned<String>>,
     join_margin: Option<Spanned<String>>,
+    max_staleness: Option<Spanned<String>>,
     replay_window: Option<Spanned<i64>>,
     apply_batch: Option<Spanned<i64>>,
     socket_bytes: Option<Spanned<String>>,

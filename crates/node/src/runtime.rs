@@ -242,7 +242,28 @@ impl Runtime {
         timeout
     }
 
+    /// Notes since when no other node is heard of.
+    fn note_alone(&self) {
+        let shared = &self.shared;
+        let core = shared.core.lock();
+        let (mut peers, mut up, mut heard) = (0, 0, None);
+        for peer in core.peers() {
+            peers += 1;
+            up += usize::from(peer.up);
+            heard = heard.max(peer.heard);
+        }
+        drop(core);
+        let before = shared.alone_since.load(Ordering::Relaxed);
+        let since = match (peers, up) {
+            (1.., 0) if before != i64::MAX => before,
+            (1.., 0) => heard.unwrap_or_else(sys::boot_clock).as_us(),
+            _ => i64::MAX,
+        };
+        shared.alone_since.store(since, Ordering::Relaxed);
+    }
+
     fn keep_house(&mut self) {
+        self.note_alone();
         let shared = &self.shared;
         let counters = &shared.counters;
         let drops = self.sockets.iter().filter_map(sys::socket_drops).sum();

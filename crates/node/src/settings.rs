@@ -91,6 +91,7 @@ pub(crate) fn settings(config: &Config) -> Vec<Setting> {
         repair_bytes_peer,
         repair_bytes_all,
         join_margin,
+        max_staleness,
         replay_window,
         apply_batch,
         socket_bytes,
@@ -128,6 +129,11 @@ pub(crate) fn settings(config: &Config) -> Vec<Setting> {
         ("limits.repair_bytes_peer", bytes(*repair_bytes_peer), CORE),
         ("limits.repair_bytes_all", bytes(*repair_bytes_all), CORE),
         ("limits.join_margin", duration(*join_margin), restart),
+        (
+            "limits.max_staleness",
+            max_staleness.map_or_else(|| "off".into(), duration),
+            reload,
+        ),
         ("limits.replay_window", replay_window.to_string(), restart),
         ("limits.apply_batch", apply_batch.to_string(), reload),
         ("limits.socket_bytes", bytes(*socket_bytes as u64), restart),
@@ -408,6 +414,12 @@ mod tests {
                 "join_margin = '0s'",
                 "limits.join_margin: 10m -> 0ms",
                 Takes::Restart,
+            ),
+            (
+                "#limits",
+                "max_staleness = '1h'",
+                "limits.max_staleness: off -> 1h",
+                Takes::Reload,
             ),
             (
                 "#limits",

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicI64};
 use std::time::Duration;
 
 use log::Level;
@@ -115,6 +115,7 @@ pub(crate) fn prepare(
         answers: Mutex::new(Vec::new()),
         resolver,
         egress: Egress::new(sockets, sealer, random()?),
+        alone_since: AtomicI64::new(i64::MAX),
         journal,
         journal_wait: config.journal.wait,
         keys: Mutex::new((key_ids, None)),

@@ -48,9 +48,11 @@ impl Nodes {
         for (index, port) in ports.iter().enumerate() {
             let config = dir.path().join(format!("node-{index}.toml"));
             let mut text = format!(
-                "[node]\nname = \"node-{index}\"\nlisten = \"{}:{port}\"\n\n[fleet]\nkey_file = \"{}\"\n",
+                "[node]\nname = \"node-{index}\"\nlisten = \"{}:{port}\"\n\n[fleet]\nkey_file = \"{}\"\n\
+                 \n[journal]\ndir = \"{}\"\n",
                 Ipv4Addr::LOCALHOST,
-                key.display()
+                key.display(),
+                dir.path().join(format!("state-{index}")).display()
             );
             for (peer, port) in ports.iter().enumerate().filter(|(peer, _)| *peer != index) {
                 text += &format!(

@@ -105,6 +105,14 @@ impl Source<'_> {
         if let Some(raw) = &raw.join_margin {
             limits.join_margin = duration(self.duration("limits.join_margin", raw, 0..=month)?);
         }
+        if let Some(raw) = raw
+            .max_staleness
+            .as_ref()
+            .filter(|raw| raw.get_ref() != "off")
+        {
+            let ms = self.duration("limits.max_staleness", raw, 1_000..=month)?;
+            limits.max_staleness = Some(duration(ms));
+        }
         if let Some(raw) = &raw.replay_window {
             limits.replay_window = self.number("limits.replay_window", raw, 1_024..=16_777_216)?;
         }
