@@ -37,7 +37,8 @@
 //! ```
 //!
 //! At run time, by a reload of the VCL: `[[peer]]`, `fleet.nodes_file`, `fleet.nodes_port`, `fleet.dns`,
-//! `fleet.dns_interval`, `limits.apply_batch`. The others take a restart of Varnish.
+//! `fleet.dns_interval`, `journal.require`, and of `limits` all but `join_margin`, `replay_window` and
+//! `socket_bytes`. The others take a restart of Varnish.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -71,27 +71,37 @@ pub(crate) struct Begin {
     pub store: NodeStore,
     pub journal: Option<Journal>,
     pub recovered: Recovered,
-    /// Bytes of messages that the core may hold.
-    pub retention_bytes: u64,
+}
+
+/// How a journal is kept, if there is to be one.
+fn options(config: &Config) -> Option<Options> {
+    Some(Options {
+        bytes_max: config.journal.bytes,
+        retention: config.limits.retention,
+        fsync: config.journal.fsync,
+        ..Options::new(config.journal.dir.as_ref()?)
+    })
+}
+
+/// The core's settings. What it may hold is the journal's affair where there is one.
+pub(crate) fn core_config(config: &Config) -> powderhorn_protocol::config::Config {
+    let journal = options(config).map(|options| options.retention_bytes());
+    powderhorn_protocol::config::Config {
+        retention_bytes: journal.unwrap_or(config.limits.retention_bytes),
+        ..config.for_core()
+    }
 }
 
 /// Opens the journal, if there is to be one. A disk that does not work is no reason not to start.
 pub(crate) fn open(config: &Config, notices: &Notices) -> Result<Begin, OpenError> {
-    let Some(dir) = &config.journal.dir else {
+    let Some(options) = options(config) else {
         return Ok(Begin {
             store: NodeStore::Memory(MemoryStore::new()),
             journal: None,
             recovered: Recovered::default(),
-            retention_bytes: config.limits.retention_bytes,
         });
     };
-    let options = Options {
-        bytes_max: config.journal.bytes,
-        retention: config.limits.retention,
-        fsync: config.journal.fsync,
-        ..Options::new(dir)
-    };
-    let retention_bytes = options.retention_bytes();
+    let dir = options.dir.clone();
     let (store, journal, recovered) = Journal::open(options)?;
     let held: u64 = recovered.streams.values().map(|held| held.count()).sum();
     if recovered.damaged > 0 || recovered.torn_bytes > 0 {
@@ -112,7 +122,6 @@ pub(crate) fn open(config: &Config, notices: &Notices) -> Result<Begin, OpenErro
         store: NodeStore::Journal(Box::new(store)),
         journal: Some(journal),
         recovered,
-        retention_bytes,
     })
 }
 

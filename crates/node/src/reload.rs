@@ -7,7 +7,7 @@ use log::Level;
 use crate::config::Config;
 use crate::node::Node;
 use crate::settings::{Change, Takes, changes};
-use crate::sys;
+use crate::{journal, sys};
 
 /// The configuration differs in what a node reads once, at its start. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +39,12 @@ impl Node {
             ..config.clone()
         };
         *shared.config.write() = Arc::new(config.clone());
-        members.set(sys::boot_clock(), &config);
+        let now = sys::boot_clock();
+        shared
+            .core
+            .lock()
+            .set_config(now, journal::core_config(&config));
+        members.set(now, &config);
         let text = format!("configuration read again: {}", list(&changes));
         shared.notices.say(Level::Info, text);
         shared.read_nodes_file(&mut members);

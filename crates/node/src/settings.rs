@@ -15,9 +15,9 @@ pub(crate) enum Takes {
     Restart,
 }
 
-/// What the core reads once, at its start. A reload can give it to a core that takes it later.
-const CORE: Takes = Takes::Restart;
-/// Likewise, of the engine.
+/// What the core is given anew.
+const CORE: Takes = Takes::Reload;
+/// What the engine reads once, at its start. A reload can give it to an engine that takes it later.
 const ENGINE: Takes = Takes::Restart;
 
 /// One key and its value.

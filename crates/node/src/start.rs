@@ -63,7 +63,6 @@ pub(crate) fn prepare(
         store,
         journal,
         recovered,
-        retention_bytes,
     } = journal::open(&config, &notices)?;
     let last_stamp = recovered.last_stamp;
     let now = sys::boot_clock();
@@ -83,10 +82,7 @@ pub(crate) fn prepare(
         }
     }
     let cache_started = now - cache_uptime;
-    let core_config = powderhorn_protocol::config::Config {
-        retention_bytes,
-        ..config.for_core()
-    };
+    let core_config = journal::core_config(&config);
     let mut core = Core::new(identity, core_config, store, rng, now, cache_started);
     for (stream, held) in &recovered.streams {
         core.restore(*stream, held);

@@ -23,15 +23,21 @@ fn a_reload_changes_what_it_can_at_once() {
     let mut config = configs[0].clone();
     let gone = config.peers.pop().unwrap();
     config.limits.apply_batch = 7;
+    config.limits.round = Duration::from_millis(20);
     let changes = nodes[0].node.reload(&config).unwrap();
     let keys: Vec<_> = changes.iter().map(|change| change.key).collect();
-    assert_eq!(keys, ["peer", "limits.apply_batch"]);
+    assert_eq!(keys, ["peer", "limits.round", "limits.apply_batch"]);
     // Without waiting for anybody.
     assert_eq!(peers(&nodes[0]).len(), 1);
     assert!(said(&nodes[0], "limits.apply_batch: 64 -> 7"));
     assert!(said(&nodes[0], "(-127.0.0.1:"));
     assert_eq!(*nodes[0].node.config(), config);
     assert_eq!(nodes[0].counter("peers_up"), 1, "the core was not told");
+    let rounds = nodes[0].counter("rounds");
+    std::thread::sleep(Duration::from_millis(1_500));
+    let rounds = nodes[0].counter("rounds") - rounds;
+    // Six of the usual ones, or seventy.
+    assert!(rounds > 15, "{rounds} rounds");
     let id = nodes[0].purge(1);
     eventually("who is left", || nodes[1].knows(id));
     // The second still has the third, so the third gets it in the end.

@@ -50,6 +50,9 @@ const QUIET_ROUNDS_PEER: u32 = 3;
 /// Rounds between two looks for node ids that are used twice.
 const DUPLICATES_ONE_IN: u64 = 20;
 
+/// Such batches in a round: 260,000 messages a second.
+const EVICT_BATCHES_ROUND: usize = 1_024;
+
 /// How often a peer that has fallen silent is challenged.
 const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -283,18 +286,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// run is to be repeated.
     pub fn new(
         identity: Identity,
-        mut config: Config,
+        config: Config,
         store: S,
         mut rng: R,
         now: Time,
         cache_started: Time,
     ) -> Self {
-        // A round of no length would spin, and a budget below one datagram would repair nothing.
-        config.round = config.round.max(Duration::from_millis(1));
-        let budgets = [&mut config.repair_bytes_peer, &mut config.repair_bytes_all];
-        for budget in budgets {
-            *budget = (*budget).clamp(2 * PLAINTEXT_BYTES_MAX as u64, u64::MAX >> 8);
-        }
+        let config = usable(config);
         let own = StreamId {
             node: identity.node,
             epoch: Epoch {
@@ -344,6 +342,20 @@ impl<S: Store, R: RngCore> Core<S, R> {
         };
         core.next_round = now + core.jittered_round();
         core
+    }
+
+    /// Goes on with other settings: all but name, site, join margin and replay window, which stay.
+    pub fn set_config(&mut self, now: Time, config: Config) {
+        let before = &self.config;
+        self.config = usable(Config {
+            name: before.name.clone(),
+            site: before.site.clone(),
+            join_margin: before.join_margin,
+            replay_window: before.replay_window,
+            ..config
+        });
+        self.next_round = self.next_round.min(now + self.config.round);
+        self.expire_at = now;
     }
 
     /// Adds a peer and challenges it at once. A `peer` that is there already is replaced.
@@ -1192,8 +1204,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         for id in empty {
             self.forget_stream(id);
         }
-        // The oldest of all streams go first, a few at a time.
-        while let Some(Reverse((_, id))) = oldest.pop() {
+        // The oldest of all streams go first, a few at a time, and not so many that others have to wait.
+        for _ in 0..EVICT_BATCHES_ROUND {
+            let Some(Reverse((_, id))) = oldest.pop() else {
+                break;
+            };
             let excess = self
                 .store
                 .bytes()
@@ -1403,6 +1418,17 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub fn stats(&self) -> &Stats {
         &self.stats
     }
+}
+
+/// Settings that can be run with: a round of no length would spin, and a budget below one datagram would
+/// repair nothing.
+fn usable(mut config: Config) -> Config {
+    config.round = config.round.max(Duration::from_millis(1));
+    let budgets = [&mut config.repair_bytes_peer, &mut config.repair_bytes_all];
+    for budget in budgets {
+        *budget = (*budget).clamp(2 * PLAINTEXT_BYTES_MAX as u64, u64::MAX >> 8);
+    }
+    config
 }
 
 /// Takes what is held of a stream below `below` out of the store; how many that were.

@@ -53,6 +53,13 @@ key_headers = ["xkey", "X-Tags"]
 bans_max = 16
 soft_rate = 1
 
+[journal]
+dir = "/srv/powderhorn"
+bytes = "2GiB"
+fsync = "always"
+wait = "1s"
+require = true
+
 [limits]
 retention = "36h"
 retention_bytes = "1GiB"
@@ -61,6 +68,7 @@ own_site_percent = 0
 repair_bytes_peer = "64 KiB"
 repair_bytes_all = "4096B"
 join_margin = "0s"
+max_staleness = "2h"
 replay_window = 1024
 apply_batch = 1
 socket_bytes = "1MiB"
@@ -100,11 +108,20 @@ fn a_file_with_everything_in_it_is_read() {
         repair_bytes_peer: 64 << 10,
         repair_bytes_all: 4_096,
         join_margin: Duration::ZERO,
+        max_staleness: Some(Duration::from_secs(7_200)),
         replay_window: 1_024,
         apply_batch: 1,
         socket_bytes: 1 << 20,
     };
     assert_eq!(config.limits, expected);
+    let expected = JournalConfig {
+        dir: Some("/srv/powderhorn".into()),
+        bytes: 2 << 30,
+        fsync: true,
+        wait: Duration::from_secs(1),
+        require: true,
+    };
+    assert_eq!(config.journal, expected);
     let expected = PurgeConfig {
         key_headers: vec!["xkey".into(), "X-Tags".into()],
         bans_max: 16,
