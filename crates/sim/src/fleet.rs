@@ -17,6 +17,7 @@ use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::time::Time;
+use powderhorn_protocol::wire::{Datagram, Frame};
 use powderhorn_protocol::{Core, Delivery, Identity, Outcome, PeerId, PurgeError, To, Transmit};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -140,6 +141,10 @@ pub struct Fleet {
     pub planted: Option<Bug>,
     /// Also checks each digest against what its sender holds.
     pub strict: bool,
+    /// Also counts [`Fleet::digest_bytes`].
+    pub weigh_digests: bool,
+    /// Plaintext bytes of digests that were sent.
+    pub digest_bytes: u64,
     /// Purges that nobody can get any more, because the only node that held them lost its memory.
     pub lost_with_issuer: u64,
     seed: u64,
@@ -181,6 +186,8 @@ impl Fleet {
             violation: None,
             planted: None,
             strict: false,
+            weigh_digests: false,
+            digest_bytes: 0,
             lost_with_issuer: 0,
             seed,
             queue: Queue::new(),
@@ -619,6 +626,9 @@ impl Fleet {
                 self.violate(format!("node {from} claims to hold {claim} and does not"));
             }
         }
+        if self.weigh_digests && is_digest(&transmit.payload) {
+            self.digest_bytes += transmit.payload.len() as u64;
+        }
         let bytes: Rc<[u8]> = transmit.payload.into();
         self.hash_in(&bytes);
         let mut count = 0;
@@ -798,6 +808,11 @@ pub fn node_id(index: usize) -> NodeId {
 }
 
 /// What the purge of this number asks for.
+fn is_digest(plaintext: &[u8]) -> bool {
+    let datagram = Datagram::parse(plaintext).ok();
+    datagram.is_some_and(|d| matches!(d.frames().next(), Some(Frame::Digest(_))))
+}
+
 fn purge_of(number: u32) -> Purge {
     let mut digest = [0; 32];
     digest[..4].copy_from_slice(&number.to_le_bytes());

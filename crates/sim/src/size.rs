@@ -110,6 +110,7 @@ impl SizeArgs {
             origins: nodes,
             loss: self.loss,
             delay: self.delay(),
+            lead: Duration::ZERO,
             lasts: Duration::from_secs_f64((2_000.0 / self.rate).clamp(0.2, 20.0)),
             config: Config {
                 replay_window: 4_096,
