@@ -324,3 +324,26 @@ fn checks(kinds: &[Kind]) -> Vec<Check> {
     }
     checks
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_that_are_measured_are_as_large_as_computed() {
+        let model = Model {
+            rate: RATE,
+            round: Config::default().round,
+        };
+        for nodes in [5, 20, 60] {
+            let measured = Load {
+                lasts: Duration::from_secs(5),
+                ..load(nodes, 1)
+            };
+            let measured = measured.measure(1);
+            assert_eq!(measured.coverage, 1.0);
+            let ratio = measured.digest_bytes / model.digest(nodes as f64).bytes;
+            assert!((0.9..1.1).contains(&ratio), "{nodes} nodes: {ratio}");
+        }
+    }
+}
