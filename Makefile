@@ -41,7 +41,7 @@ bench-soak: build ## 100 million purges through decoder, core and engine
 bench-soak-varnish: build ## 10 million purges through two varnishds
 	$(call run_bench,soak-varnish)
 
-bench-journal: build ## A day of purges on disk: rates, bytes, memory, starts, repairs; ARGS='--purges 10000000' is quicker
+bench-journal: build ## A day of purges on disk: rates, bytes, memory, starts, repairs, and PURGE with it; ARGS='--purges 10000000' is quicker
 	$(call run_bench,journal)
 
 sim: build ## Draws what the protocol does, computed and simulated, to target/figures; ARGS=--quick

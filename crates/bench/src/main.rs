@@ -4,13 +4,14 @@
 //! powderhorn-bench engine [--objects 100000,1000000] [--runs 5] [--only urls,bans,keys,hits,memory,fleet] [--out DIR]
 //! powderhorn-bench soak [--purges 100000000] [--assert] [--out DIR]
 //! powderhorn-bench soak-varnish [--purges 10000000] [--assert] [--out DIR]
-//! powderhorn-bench journal [--purges 86400000] [--runs 5] [--out DIR]
+//! powderhorn-bench journal [--purges 86400000] [--runs 5] [--only day,fsync,wait,varnish] [--out DIR]
 //! ```
 //!
 //! `engine` starts real varnishds; what they are told is in `servers.rs`, and what is measured in one
 //! file of `engine/` per group of rows. The soaks send very many purges and look whether the last cost
 //! what the first did: `soak` in this process, through decoder, core and engine; `soak-varnish` through
-//! two varnishds. `journal` holds a day's purges on disk.
+//! two varnishds. `journal` holds a day's purges on disk,
+//! and has varnishds purge with and without that.
 //!
 //! Rows go to a table and to `DIR/<bench>.jsonl` (default: target/bench). The VMOD is found next to this
 //! program or in `POWDERHORN_VMOD`. With --assert a soak fails when it finds a drift.
@@ -46,6 +47,24 @@ pub struct Arguments {
     pub assert: bool,
     /// Where the results go.
     pub out: PathBuf,
+}
+
+impl Arguments {
+    /// Whether a group of rows is asked for.
+    pub fn wants(&self, group: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == group)
+    }
+
+    /// Refuses groups that a benchmark does not have.
+    pub fn check_only(&self, groups: &[&str]) -> Result<(), String> {
+        let unknown = self
+            .only
+            .iter()
+            .find(|only| !groups.contains(&only.as_str()));
+        unknown.map_or(Ok(()), |unknown| {
+            Err(format!("no such group of rows: {unknown}"))
+        })
+    }
 }
 
 fn main() -> ExitCode {

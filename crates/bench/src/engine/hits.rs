@@ -41,7 +41,7 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
             theirs: &stock,
             against: "no VMOD",
         };
-        compare(bench, &pair, rounds, |_, server| {
+        compare(&mut bench.report, &pair, rounds, |_, server| {
             let begin = Instant::now();
             let mut client = Client::connect(server.addr(), shape.connections)?;
             client.run_while(
@@ -63,7 +63,7 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
             theirs,
             against,
         };
-        compare(bench, &pair, rounds, |round, server| {
+        compare(&mut bench.report, &pair, rounds, |round, server| {
             let shape = Shape {
                 connections: 32,
                 depth: 4,

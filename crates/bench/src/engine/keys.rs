@@ -89,7 +89,7 @@ fn single(
             theirs,
             against: "xkey",
         };
-        compare(bench, &pair, runs as usize, |run, server| {
+        compare(&mut bench.report, &pair, runs as usize, |run, server| {
             let before = server.counter("MAIN.n_object");
             let first = run as u64 * purges;
             let done = load::run(server.addr(), shape, purges, |n, out| {

@@ -6,7 +6,7 @@ pub mod fleet;
 mod hits;
 mod keys;
 mod memory;
-mod sides;
+pub mod sides;
 mod urls;
 
 use std::error::Error;
@@ -40,20 +40,14 @@ client thread on the same machine; sides take turns, and the one that begins cha
 
 /// Runs all groups, or those asked for; false if one failed.
 pub fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
-    if let Some(unknown) = arguments
-        .only
-        .iter()
-        .find(|name| !GROUPS.iter().any(|(known, _)| known == name))
-    {
-        return Err(format!("no such group of rows: {unknown}").into());
-    }
+    arguments.check_only(&GROUPS.map(|(name, _)| name))?;
     let mut bench = Bench {
         arguments,
         report: Report::new("engine", &arguments.out, ABOUT)?,
     };
     let mut all = true;
     for (name, group) in GROUPS {
-        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
+        if !arguments.wants(name) {
             continue;
         }
         let begin = Instant::now();

@@ -2,9 +2,8 @@
 
 use std::error::Error;
 
-use super::Bench;
 use crate::load::{LoadError, Run};
-use crate::report::{Better, Row};
+use crate::report::{Better, Report, Row};
 use crate::servers::Server;
 
 /// What is compared with what.
@@ -31,7 +30,7 @@ struct Figures {
 /// Has both sides do the same `rounds` times, in turns, and adds rows for rate, p50, p99 and varnishd's
 /// CPU time for one request.
 pub fn compare(
-    bench: &mut Bench<'_>,
+    report: &mut Report,
     pair: &Pair<'_>,
     rounds: usize,
     measure: impl Fn(usize, &Server) -> Result<Run, LoadError>,
@@ -60,7 +59,7 @@ pub fn compare(
     ];
     for (end, unit, better, ours, theirs) in rows {
         if !ours.is_empty() {
-            bench.report.row(&Row {
+            report.row(&Row {
                 metric: format!("{}{end}", pair.what),
                 unit,
                 better,

@@ -65,7 +65,7 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
                 };
                 // Cached objects are purged one after the other, never the same twice.
                 let count = PURGES.min(objects / runs as u64);
-                compare(bench, &pair, runs, |run, server| {
+                compare(&mut bench.report, &pair, runs, |run, server| {
                     let method = if server.is(Side::Powderhorn) {
                         method
                     } else {
@@ -95,7 +95,7 @@ pub fn run(bench: &mut Bench<'_>) -> Result<(), Box<dyn Error>> {
                 theirs: &stock,
                 against: "std.ban()",
             };
-            compare(bench, &pair, runs, |run, server| {
+            compare(&mut bench.report, &pair, runs, |run, server| {
                 let method = if server.is(Side::Powderhorn) {
                     "PURGE"
                 } else {

@@ -1,9 +1,11 @@
 //! A day's messages in the journal: how fast they go in, what they take on disk and in memory, how long a
-//! start takes, and how long a repair that is read from disk, while others come.
+//! start takes, and how long a repair that is read from disk, while others come; and what purges in varnishd
+//! cost with it.
 //!
-//! Each part runs in a process of its own, so that what it takes in memory is its own too.
+//! Each part without varnishd runs in a process of its own, so that what it takes in memory is its own too.
 
 mod parts;
+mod varnish;
 
 use std::error::Error;
 use std::path::Path;
@@ -25,58 +27,66 @@ const BYTES_MAX: u64 = 8 << 30;
 /// Messages for the rows with fsync, whose rate is the disk's.
 const FSYNC_MESSAGES: u64 = 2_000_000;
 
-/// Runs it.
+type Group = fn(&mut Report, &Path, &Arguments) -> Result<(), Box<dyn Error>>;
+
+const GROUPS: [(&str, Group); 4] = [
+    ("day", days),
+    ("fsync", fsync),
+    ("wait", wait),
+    ("varnish", varnish::run),
+];
+
+/// Runs all groups of rows, or those asked for.
 pub fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
-    let messages = arguments.purges.unwrap_or(DAY);
+    arguments.check_only(&GROUPS.map(|(name, _)| name))?;
+    let messages = messages(arguments);
     let about = format!(
         "{messages} URL purges, as many milliseconds apart, held in the journal. Resident: anonymous memory of a process that\n\
          does nothing else. Cold: after the page cache has let go of the files. A repair: 30 messages in a row that are not\n\
-         in memory, from the first question until all of them are there, while 10,000 a second are appended."
+         in memory, from the first question until all of them are there, while 10,000 a second are appended. PURGE: of absent\n\
+         objects, in a varnishd with the shipped VCL and nobody to gossip with, beside one that differs in its [journal]."
     );
     let mut report = Report::new("journal", &arguments.out, &about)?;
-    let dir = arguments.out.join("journal-state");
-    for streams in STREAMS {
-        let result = day(&mut report, &dir, streams, messages, arguments.runs);
-        let _ = std::fs::remove_dir_all(&dir);
-        result?;
-    }
-    let result = part(
-        &dir,
-        &[
-            "fill",
-            "5",
-            &messages.min(FSYNC_MESSAGES).to_string(),
-            "fsync",
-        ],
-    );
-    let _ = std::fs::remove_dir_all(&dir);
-    let filled = result?;
-    let metric = "append with fsync, 5 streams".into();
-    row(
-        &mut report,
-        metric,
-        "/s",
-        Better::More,
-        &filled["rates"],
-        None,
-    )?;
-    for sync in ["page-cache", "fsync"] {
-        let result = part(&dir, &["wait", &arguments.runs.to_string(), sync]);
-        let _ = std::fs::remove_dir_all(&dir);
-        let waited = result?;
-        for quantile in ["p50", "p99"] {
-            let metric = format!("one message until it is written, {sync}, {quantile}");
-            row(
-                &mut report,
-                metric,
-                "µs",
-                Better::Less,
-                &waited[quantile],
-                None,
-            )?;
+    let dir = std::path::absolute(&arguments.out)?.join("journal-state");
+    for (name, group) in GROUPS {
+        if arguments.wants(name) {
+            // What an interrupted run has left is nothing to start with.
+            let _ = std::fs::remove_dir_all(&dir);
+            let result = group(&mut report, &dir, arguments);
+            let _ = std::fs::remove_dir_all(&dir);
+            result?;
         }
     }
     Ok(true)
+}
+
+fn messages(arguments: &Arguments) -> u64 {
+    arguments.purges.unwrap_or(DAY)
+}
+
+fn days(report: &mut Report, dir: &Path, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    for streams in STREAMS {
+        day(report, dir, streams, messages(arguments), arguments.runs)?;
+    }
+    Ok(())
+}
+
+fn fsync(report: &mut Report, dir: &Path, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    let messages = messages(arguments).min(FSYNC_MESSAGES).to_string();
+    let filled = part(dir, &["fill", "5", &messages, "fsync"])?;
+    let metric = "append with fsync, 5 streams".into();
+    row(report, metric, "/s", Better::More, &filled["rates"], None)
+}
+
+fn wait(report: &mut Report, dir: &Path, arguments: &Arguments) -> Result<(), Box<dyn Error>> {
+    for sync in ["page-cache", "fsync"] {
+        let waited = part(dir, &["wait", &arguments.runs.to_string(), sync])?;
+        for quantile in ["p50", "p99"] {
+            let metric = format!("one message until it is written, {sync}, {quantile}");
+            row(report, metric, "µs", Better::Less, &waited[quantile], None)?;
+        }
+    }
+    Ok(())
 }
 
 fn day(
