@@ -243,33 +243,36 @@ mod powderhorn {
     /// Purges as `purge()` does, waits until `nodes` nodes have applied it (0: all), this one counted, and
     /// returns the purge's id.
     ///
-    /// If that takes longer than `timeout` (at most 60 s) the string is not set, and the purge is on
-    /// its way all the same. A waiting request keeps its thread: at most 256 wait at a time.
+    /// `timeout` is a duration, as VCL writes it or as text ("500ms", "2s", "1m"); at most 60 s. If it takes
+    /// longer the string is not set, and the purge is on its way all the same. A waiting request keeps its thread: at most 256 wait at a time.
     pub unsafe fn purge_wait(
         ctx: &mut Ctx,
         url: &CStr,
-        timeout: Duration,
+        timeout: &CStr,
         #[default(0)] nodes: i64,
         #[default("req.http.host")] host: &CStr,
         #[default(false)] soft: bool,
     ) -> Result<VCL_STRING, VclError> {
         call(ctx, "purge_wait", |ctx| {
+            let goal = receipts::Goal::new(timeout, nodes)?;
             let digest = functions::url_digest(ctx, url, host)?;
             let (space, id) = functions::issue_digest(ctx, digest, soft)?;
-            receipts::wait_issued(id, timeout, nodes)?;
+            receipts::wait_issued(id, goal)?;
             Ok(space.fill(id.text().as_str().as_bytes()))
         })
     }
 
     /// Waits until `nodes` nodes have applied the purge with this id (0: all), this one counted, for
-    /// `timeout` at most (60 s if that is shorter); whether they have.
+    /// `timeout` at most, as in `purge_wait()`; whether they have.
     pub fn wait(
         ctx: &mut Ctx,
         id: &CStr,
-        timeout: Duration,
+        timeout: &CStr,
         #[default(0)] nodes: i64,
     ) -> Result<bool, VclError> {
-        call(ctx, "wait", |_| receipts::wait_text(id, timeout, nodes))
+        call(ctx, "wait", |_| {
+            receipts::wait_text(id, receipts::Goal::new(timeout, nodes)?)
+        })
     }
 
     /// Where the purge with this id has been applied, as JSON: on which nodes, how long after its issue,

@@ -43,8 +43,6 @@
 # With limits.max_staleness in the config, a node that has heard of no other for longer than that
 # serves no object that it has had for longer: those are fetched, and not kept.
 
-import std;
-
 include "powderhorn_purgers.vcl";
 
 sub vcl_recv {
@@ -56,6 +54,7 @@ sub vcl_recv {
 	# Ours alone: it carries the id from vcl_pass to vcl_synth.
 	unset req.http.X-Powderhorn-Id;
 	unset req.http.X-Powderhorn-Applied;
+	unset req.http.X-Powderhorn-Receipt;
 
 	if (req.url ~ "^/\.powderhorn/purge/") {
 		if (client.ip !~ powderhorn_purgers) {
@@ -66,6 +65,7 @@ sub vcl_recv {
 		if (req.http.X-Powderhorn-Applied == "") {
 			return (synth(404, "Not an id"));
 		}
+		set req.http.X-Powderhorn-Receipt = "yes";
 		return (synth(200, "Receipt"));
 	}
 
@@ -90,8 +90,7 @@ sub vcl_pass {
 			return (synth(503, "Purged on this node only"));
 		}
 		if (req.http.X-Powderhorn-Wait) {
-			if (!powderhorn.wait(req.http.X-Powderhorn-Id,
-			    std.duration(req.http.X-Powderhorn-Wait, 2s))) {
+			if (!powderhorn.wait(req.http.X-Powderhorn-Id, req.http.X-Powderhorn-Wait)) {
 				set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
 				return (synth(202, "Not yet everywhere"));
 			}
@@ -148,7 +147,7 @@ sub vcl_deliver {
 }
 
 sub vcl_synth {
-	if (req.url ~ "^/\.powderhorn/purge/" && resp.status == 200) {
+	if (req.http.X-Powderhorn-Receipt && resp.status == 200 && client.ip ~ powderhorn_purgers) {
 		# The first look asks the others, and most of them answer within this.
 		if (powderhorn.wait(req.http.X-Powderhorn-Id, 200ms)) {
 			set resp.http.X-Powderhorn-Complete = "true";
@@ -162,7 +161,9 @@ sub vcl_synth {
 		set resp.http.Content-Type = "text/plain; charset=utf-8";
 		if (req.http.X-Powderhorn-Id) {
 			set resp.http.X-Powderhorn-Id = req.http.X-Powderhorn-Id;
-			set resp.http.X-Powderhorn-Applied = req.http.X-Powderhorn-Applied;
+			if (req.http.X-Powderhorn-Applied) {
+				set resp.http.X-Powderhorn-Applied = req.http.X-Powderhorn-Applied;
+			}
 			set resp.body = req.http.X-Powderhorn-Id + {"
 "};
 		} else {

@@ -158,6 +158,15 @@ impl Shared {
         }
     }
 
+    /// Has those who wait for receipts look again, if anybody does.
+    pub fn tell_waiters(&self) {
+        if self.waiters.load(Ordering::Relaxed) > 0 {
+            // Under the core's lock, or one about to wait would miss it.
+            let _core = self.core.lock();
+            self.receipts.notify_all();
+        }
+    }
+
     /// The configuration of the moment.
     pub fn config(&self) -> Arc<Config> {
         self.config.read().clone()

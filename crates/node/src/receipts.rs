@@ -173,12 +173,13 @@ impl Node {
         loop {
             let core = self.shared.core.lock();
             let all = 1 + self.shared.peers().count();
-            let done = core
-                .receipt(waiter.ids)
-                .map_or(usize::from(core.all_seen(waiter.ids)), |receipt| {
-                    receipt.done()
-                });
-            let enough = done >= if nodes == 0 { all } else { nodes.min(all) };
+            let done = core.receipt_done(waiter.ids);
+            // Sources of peers that have not said anything yet are no fleet of one.
+            let unknown = all == 1 && self.shared.config().has_peers();
+            let enough = match nodes {
+                0 => done >= all && !unknown,
+                nodes => done >= nodes,
+            };
             let left = end.saturating_duration_since(Instant::now());
             if enough || left.is_zero() || self.shared.stopping() {
                 let nodes = all;

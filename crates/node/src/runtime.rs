@@ -42,6 +42,8 @@ pub(crate) struct Runtime {
     sealer: Option<Arc<Sealer>>,
     key_file: Option<KeyFile>,
     housekeeping: Instant,
+    /// Datagrams of receipts that waiters have been told of.
+    receipts_in: u64,
 }
 
 impl Runtime {
@@ -64,6 +66,7 @@ impl Runtime {
             sealer,
             key_file,
             housekeeping: Instant::now(),
+            receipts_in: 0,
             shared: shared.clone(),
         };
         std::thread::Builder::new()
@@ -98,6 +101,9 @@ impl Runtime {
             if panics >= PANICS_MAX {
                 let text = "the runtime gave up after too many panics: restart Varnish";
                 shared.notices.say(Level::Error, text.into());
+                // Deaf is alone.
+                let now = sys::boot_clock().as_us();
+                shared.alone_since.store(now, Ordering::Relaxed);
                 return RuntimeState::GaveUp;
             }
             let text = "the runtime panicked and is started again";
@@ -115,6 +121,11 @@ impl Runtime {
             // it from.
             tokio::task::yield_now().await;
             let more = self.receive();
+            // Once for all that came: each waiter takes the core's lock to look.
+            let receipts = shared.core.lock().stats().receipts_in;
+            if std::mem::replace(&mut self.receipts_in, receipts) != receipts {
+                shared.tell_waiters();
+            }
             let timeout = self.keep_time();
             shared.send_waiting(SEND_BATCH);
             if self.housekeeping.elapsed() >= HOUSEKEEPING {
@@ -185,12 +196,9 @@ impl Runtime {
         match sealer.open(datagram) {
             Ok(plaintext) => {
                 let mut core = shared.core.lock();
-                let (reflected, receipts) = (core.stats().reflected, core.stats().receipts_in);
+                let reflected = core.stats().reflected;
                 core.handle_datagram(sys::boot_clock(), peer, plaintext);
                 shared.wake_applier(&core);
-                if core.stats().receipts_in != receipts {
-                    shared.receipts.notify_all();
-                }
                 if core.stats().reflected != reflected {
                     drop(core);
                     let notices = &shared.notices;

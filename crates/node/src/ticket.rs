@@ -40,6 +40,7 @@ impl Ticket {
             core.handle_applied(now, id, outcome);
         }
         drop(core);
+        self.shared.tell_waiters();
         if outcome == Outcome::Failed {
             self.shared.wake.notify_one();
         }

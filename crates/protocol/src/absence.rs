@@ -15,7 +15,7 @@ use crate::bounds::{
 };
 use crate::core::{Core, Delivery, Event, Outcome};
 use crate::id::{MessageId, StreamId};
-use crate::peer::PeerId;
+use crate::peer::{Peer, PeerId};
 use crate::purge::Purge;
 use crate::ranges::width;
 use crate::store::Store;
@@ -34,6 +34,8 @@ pub(crate) struct Absence {
     answered: BTreeSet<PeerId>,
     /// The largest seq below which a member has let all expire; 0 if none has said so.
     expired_below: u64,
+    /// The largest seq below which a member that has it not any more says that it had no room; 0 likewise.
+    evicted_below: u64,
 }
 
 /// The flush that makes up for what cannot be had any more.
@@ -60,6 +62,15 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub(crate) fn note_expired(&mut self, now: Time, from: PeerId, entry: &DigestEntry<'_>) {
         let expired = entry.flags & DigestEntry::EXPIRED_BELOW != 0;
         let (own, round) = (entry.stream == self.own, self.round);
+        let is_origin = |peer: &Peer| {
+            let session = peer.session.as_ref();
+            peer.up && session.is_some_and(|session| session.id.node == entry.stream.node)
+        };
+        let from_origin = self.peers.get(&from).is_some_and(is_origin);
+        // Looked for only where it matters.
+        let ahead = self.streams.get(&entry.stream);
+        let ahead = expired && ahead.is_some_and(|stream| entry.start > stream.top + 1);
+        let origin_is_up = ahead && self.peers.values().any(is_origin);
         if expired && !own && !self.streams.contains_key(&entry.stream) {
             // Peers speak of it, so its end is not long ago. A cache that was there before should have
             // heard of it.
@@ -75,7 +86,14 @@ impl<S: Store, R: RngCore> Core<S, R> {
             return;
         };
         stream.mentioned = round;
-        if expired && !own && stream.young_from.is_some() && entry.start > stream.top + 1 {
+        // Only the origin knows what there will be: while it is there, nobody else is believed.
+        let hearsay = origin_is_up && !from_origin;
+        if expired
+            && !own
+            && !hearsay
+            && stream.young_from.is_some()
+            && entry.start > stream.top + 1
+        {
             // What has expired there has been there.
             stream.top = entry.start - 1;
             stream.changed = round;
@@ -99,8 +117,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         match entry.runs().find(|(_, range)| range.contains(&seq)) {
             Some((RunKind::Held, _)) => stream.absence = None,
-            Some((RunKind::Missing | RunKind::Silent, _)) => {
+            Some((kind @ (RunKind::Missing | RunKind::Silent), range)) => {
                 absence.answered.insert(from);
+                if kind == RunKind::Silent && entry.flags & DigestEntry::EVICTED != 0 {
+                    absence.evicted_below = absence.evicted_below.max(range.end() + 1);
+                }
             }
             Some((RunKind::Reserved, _)) | None => {}
         }
@@ -112,12 +133,19 @@ impl<S: Store, R: RngCore> Core<S, R> {
             return false;
         };
         let up = self.peers.values().filter(|peer| peer.up).count();
-        let origin_is_up = |(_, peer): &(&PeerId, &crate::peer::Peer)| {
+        let origin_is_up = |(_, peer): &(&PeerId, &Peer)| {
             let session = peer.session.as_ref();
             peer.up && session.is_some_and(|session| session.id.node == id.node)
         };
         let mut origins = self.peers.iter().filter(origin_is_up);
-        absence.expired_below > absence.seq
+        // Room may run out at one node and not at another: then all have to say so, also those that are
+        // down now.
+        let all_without_room = absence.evicted_below > absence.seq
+            && self
+                .peers
+                .keys()
+                .all(|peer| absence.answered.contains(peer));
+        (absence.expired_below > absence.seq || all_without_room)
             && self.round.saturating_sub(absence.since) >= EVIDENCE_ROUNDS
             && absence.answered.len() >= up.min(EVIDENCE_MEMBERS)
             && origins.all(|(peer, _)| absence.answered.contains(peer))
@@ -138,7 +166,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let lately = self.flushed_at.is_some_and(lately);
         let covered = |stream: &Stream| {
             let seq = stream.absence.as_ref().map_or(0, |absence| absence.seq);
-            lately || seq <= stream.flushed_top
+            let expired = stream
+                .absence
+                .as_ref()
+                .is_some_and(|a| a.expired_below > a.seq);
+            (lately && expired) || seq <= stream.flushed_top
         };
         let (covered, uncovered): (Vec<_>, Vec<_>) = gone
             .into_iter()
@@ -211,10 +243,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(stream) = self.streams.get_mut(&id) else {
             return 0;
         };
-        let below = stream
-            .absence
-            .take()
-            .map_or(0, |absence| absence.expired_below);
+        let below = stream.absence.take().map_or(0, |absence| {
+            absence.expired_below.max(absence.evicted_below)
+        });
         let below = below.min(stream.top.saturating_add(1));
         if below <= stream.floor {
             return 0;
@@ -235,6 +266,7 @@ impl Absence {
             since: round,
             answered: BTreeSet::new(),
             expired_below: 0,
+            evicted_below: 0,
         }
     }
 }

@@ -119,6 +119,9 @@ pub const REOPENINGS_MAX: u32 = 8;
 /// Receipts kept at once; of more, the one that was read longest ago is given up.
 pub const RECEIPTS_MAX: usize = 1_024;
 
+/// A receipt that nobody waits for is asked for until it was read this long ago.
+pub const RECEIPT_KEPT: Duration = Duration::from_secs(60);
+
 /// Ranges that one peer's questions for receipts may have open here.
 pub const ASK_RANGES_MAX: usize = 256;
 

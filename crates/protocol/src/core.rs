@@ -465,7 +465,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let young_from = too_old.map_or(first, |(seq, _)| seq + 1);
         stream.top = stream.top.max(last);
         stream.last_born = stream.last_born.max(newest.map(|(_, born)| born));
-        stream.note_young(young_from);
+        if young_from <= last {
+            // Of what comes after messages that are all too old nothing is known.
+            stream.note_young(young_from);
+        }
         let mut ready = 0;
         for range in held.iter() {
             stream.known.insert_range(range.clone());
@@ -648,6 +651,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let before = peer.session.as_ref().map(|session| session.id);
         let restarted = before.is_some_and(|before| before.node == sender.node);
         self.roster.prove(from, before, sender);
+        if before != Some(sender) {
+            self.receipts.forget_answers(now, from);
+        }
         let window = ReplayWindow::new(size, counter);
         peer.session = Some(Session {
             id: sender,
@@ -1225,6 +1231,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let below = first.saturating_add(batch).min(pinned);
             if below > first {
                 self.stats.evicted += drop_held(&mut self.store, id, stream, below);
+                stream.evicted_below = below;
                 oldest.extend(self.store.oldest(id).map(|(_, born)| Reverse((born, id))));
             }
         }

@@ -117,8 +117,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let (mut active, mut quiet) = (Vec::new(), Vec::new());
         let mention = now - self.config.retention.saturating_mul(MENTION_RETENTIONS);
         let spoken_of = |stream: &Stream| {
-            let over =
-                stream.held.is_empty() && stream.last_born.is_some_and(|born| born < mention);
+            // Of a stream without a birth nothing has come here; once it has been skipped, others may
+            // speak of it.
+            let over = stream.held.is_empty()
+                && match stream.last_born {
+                    Some(born) => born < mention,
+                    None => !stream.has_gaps(),
+                };
             stream.top > 0 && !over
         };
         for (&id, stream) in self.streams.iter().filter(|(_, stream)| spoken_of(stream)) {
@@ -815,6 +820,9 @@ fn digest_entry(id: StreamId, stream: &mut Stream, bytes: usize) -> EntryWriter 
     let mut flags = if open { DigestEntry::OPEN } else { 0 };
     if start == stream.floor && stream.floor_born.is_some() {
         flags |= DigestEntry::EXPIRED_BELOW;
+    }
+    if stream.evicted_below > start {
+        flags |= DigestEntry::EVICTED;
     }
     EntryWriter {
         stream: id,

@@ -7,6 +7,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::bounds::SEQ_MAX;
+
 /// A node's id: the first eight bytes of `SHA-256(node name)`, computed by the driver.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct NodeId(pub u64);
@@ -238,7 +240,7 @@ impl FromStr for StreamId {
 fn seq(text: &str) -> Option<u64> {
     let valid = (1..=20).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     let seq = valid.then(|| text.parse().ok()).flatten();
-    seq.filter(|&seq| seq > 0)
+    seq.filter(|seq| (1..=SEQ_MAX).contains(seq))
 }
 
 impl FromStr for MessageId {
@@ -288,12 +290,12 @@ mod tests {
         };
         let id = MessageId {
             stream,
-            seq: u64::MAX,
+            seq: SEQ_MAX,
         };
         assert_eq!(id.to_string().parse(), Ok(id));
         assert_eq!(
             id.to_string(),
-            "0000000000c0ffee.19aa1b2c3d4.0000000000000007:18446744073709551615"
+            "0000000000c0ffee.19aa1b2c3d4.0000000000000007:4611686018427387902"
         );
     }
 

@@ -14,7 +14,7 @@ use rand::RngCore;
 
 use crate::bounds::{
     APPLIED_REMEMBERED, ASK_AGAIN_MAX, ASK_AGAIN_MIN, ASK_KEPT, ASK_RANGES_MAX, ASK_SPREAD_MAX,
-    ASK_SPREAD_PEER, PLAINTEXT_BYTES_MAX, RECEIPTS_MAX,
+    ASK_SPREAD_PEER, PLAINTEXT_BYTES_MAX, RECEIPT_KEPT, RECEIPTS_MAX, SEQ_MAX,
 };
 use crate::core::{Core, To, Transmit};
 use crate::id::{MessageId, MessageIds, StreamId};
@@ -145,6 +145,16 @@ impl Receipts {
         }
     }
 
+    /// Forgets what an earlier life of a peer said: its cache is another one now, and it is asked again.
+    pub fn forget_answers(&mut self, now: Time, peer: PeerId) {
+        for open in self.open.values_mut() {
+            if open.answers.remove(&peer).is_some() {
+                open.ask_at = open.ask_at.min(now + ASK_AGAIN_MIN);
+                self.next = self.next.min(open.ask_at);
+            }
+        }
+    }
+
     fn reckon_next(&mut self) {
         let asks = self.open.values().map(|open| open.ask_at);
         let answers = self.asked.values().map(|asked| asked.due.min(asked.until));
@@ -173,6 +183,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// [`Core::unpin_receipt`]. Whether there is room for it.
     pub fn ask_receipt(&mut self, now: Time, ids: MessageIds, pin: bool) -> bool {
         let key = (ids.stream, ids.first, ids.last);
+        if ids.first == 0 || ids.first > ids.last || ids.last > SEQ_MAX {
+            return false;
+        }
         if !self.receipts.open.contains_key(&key) {
             if self.receipts.open.len() >= RECEIPTS_MAX {
                 let unpinned = self.receipts.open.iter().filter(|(_, open)| open.pins == 0);
@@ -247,6 +260,17 @@ impl<S: Store, R: RngCore> Core<S, R> {
         })
     }
 
+    /// How many nodes owe nothing any more, this one included: [`Receipt::done`] without the rest.
+    pub fn receipt_done(&self, ids: MessageIds) -> usize {
+        let here = usize::from(self.all_seen(ids));
+        let open = self.receipts.open.get(&(ids.stream, ids.first, ids.last));
+        let messages = width(&(ids.first..=ids.last));
+        let done = |(_, answer): &(&PeerId, &Answer)| {
+            !answer.unsupported && answer.answered.count() >= messages
+        };
+        here + open.map_or(0, |open| open.answers.iter().filter(done).count())
+    }
+
     /// The time over which peers are to spread their answers: the more there are, the longer.
     fn ask_spread(&self) -> Duration {
         let peers = u32::try_from(self.peers.len()).unwrap_or(u32::MAX);
@@ -299,19 +323,18 @@ impl<S: Store, R: RngCore> Core<S, R> {
             asked.due = due;
         }
         asked.until = now + ASK_KEPT;
-        let mut ranges: usize = asked.wants.values().map(RangeSet::range_count).sum();
+        let new = ask
+            .entries()
+            .map(|entry| entry.ranges().count())
+            .sum::<usize>();
+        let before: usize = asked.wants.values().map(RangeSet::range_count).sum();
+        if before + new > ASK_RANGES_MAX {
+            // What cannot be answered must not stand in the way of what can; it is asked again.
+            asked.wants.clear();
+        }
         for entry in ask.entries() {
-            for range in entry.ranges() {
-                // What is too much is asked again, when there is room.
-                if ranges < ASK_RANGES_MAX {
-                    asked
-                        .wants
-                        .entry(entry.stream)
-                        .or_default()
-                        .insert_range(range);
-                    ranges += 1;
-                }
-            }
+            let wants = asked.wants.entry(entry.stream).or_default();
+            entry.ranges().for_each(|range| wants.insert_range(range));
         }
         self.receipts.next = self.receipts.next.min(asked.due);
     }
@@ -356,6 +379,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
         receipts
             .asked
             .retain(|_, asked| asked.until > now && !asked.wants.is_empty());
+        receipts
+            .open
+            .retain(|_, open| open.pins > 0 || now.since(open.read) < RECEIPT_KEPT);
         let due = receipts
             .open
             .iter_mut()

@@ -66,6 +66,8 @@ pub(crate) struct Stream {
     pub digest_older: bool,
     /// What is heard of messages that may have expired everywhere.
     pub absence: Option<Absence>,
+    /// Below this, what was held has been dropped for want of room.
+    pub evicted_below: u64,
     /// The largest seq known when the cache was flushed: what came up to it was issued before.
     pub flushed_top: u64,
 }
@@ -97,6 +99,7 @@ impl Stream {
             digest_below: None,
             digest_older: false,
             absence: None,
+            evicted_below: 0,
             flushed_top: 0,
         }
     }

@@ -495,6 +495,8 @@ impl<'a> DigestEntry<'a> {
     pub const OPEN: u8 = 1;
     /// Flag: everything below [`DigestEntry::start`] has expired at the sender.
     pub const EXPIRED_BELOW: u8 = 2;
+    /// Flag: of what the sender says nothing of, the oldest was held and dropped for want of room.
+    pub const EVICTED: u8 = 4;
 
     fn decode(input: &mut Reader<'a>) -> Result<DigestEntry<'a>> {
         let stream = input.stream()?;

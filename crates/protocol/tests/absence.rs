@@ -5,6 +5,8 @@ mod common;
 use common::{Fleet, TestCore, ms, secs};
 use powderhorn_protocol::Event;
 use powderhorn_protocol::config::Config;
+use powderhorn_protocol::id::MessageId;
+use powderhorn_protocol::store::{Held, MemoryStore, Store};
 
 const RETENTION: u64 = 100;
 
@@ -213,4 +215,77 @@ fn nodes_of_one_retention_forget_in_peace() {
     assert_eq!(flushes(&fleet), [0; 5]);
     // Long after all of it is forgotten no stream of it is left.
     assert!(fleet.nodes[0].core.streams().count() <= 2);
+}
+
+/// Nobody had room for all of a retention, so what was missed can be had from nobody, though nothing has
+/// expired.
+#[test]
+fn what_was_dropped_everywhere_for_want_of_room_counts() {
+    let mut small = config();
+    small.retention_bytes = 3_000;
+    let mut fleet = Fleet::new(31, 4, &small);
+    fleet.settle();
+    purge_for(&mut fleet, &[0, 1, 2], 20);
+    cut_off(&mut fleet, 3, true);
+    purge_for(&mut fleet, &[0], 5);
+    purge_for(&mut fleet, &[1, 2], 60);
+    // One of them is away when it is back: that one may have it.
+    fleet.cut(&[2], &[0, 1, 3], true);
+    fleet.cut(&[3], &[0, 1], false);
+    purge_for(&mut fleet, &[0, 1], 60);
+    assert_eq!(flushes(&fleet), [0; 4]);
+    fleet.cut(&[2], &[0, 1, 3], false);
+    purge_for(&mut fleet, &[0, 1, 2], 120);
+    assert_eq!(flushes(&fleet)[3], 1);
+    assert_eq!(wanted(&fleet.nodes[3].core), 0);
+}
+
+/// What its journal kept is older than its cache, and what came after that has expired: neither concerns it.
+#[test]
+fn who_joins_with_a_journal_and_an_empty_cache_never_flushes() {
+    let mut fleet = Fleet::new(21, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 20);
+    let views = fleet.nodes[3].core.streams();
+    let kept: Vec<_> = views.map(|view| (view.id, view.held.clone())).collect();
+    fleet.stop(3);
+    purge_for(&mut fleet, &[0], 20);
+    fleet.run(secs(RETENTION + 30));
+    purge_for(&mut fleet, &[0], 20);
+    let born = fleet.now - secs(RETENTION + 70);
+    let mut store = MemoryStore::new();
+    for (stream, held) in &kept {
+        for seq in held.iter().flatten() {
+            let held = Held {
+                born,
+                issued_ms: 0,
+                purge: common::purge_of(seq),
+            };
+            store.insert(
+                MessageId {
+                    stream: *stream,
+                    seq,
+                },
+                held,
+            );
+        }
+    }
+    fleet.start_with_store(3, store, &kept);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0; 4]);
+}
+
+/// What they heard of and never had: they must not remind each other of it for ever.
+#[test]
+fn nodes_that_joined_after_a_stream_forget_it() {
+    let mut fleet = Fleet::new(22, 5, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0, 1, 2, 3, 4], 50);
+    fleet.run(secs(40));
+    fleet.restart(1);
+    fleet.restart(2);
+    fleet.run(secs(10 * RETENTION));
+    let streams = fleet.nodes.iter().map(|node| node.core.streams().count());
+    let streams: Vec<usize> = streams.collect();
+    assert!(streams.iter().all(|count| *count <= 2), "{streams:?}");
 }

@@ -25,9 +25,12 @@ enum Plain {
     Solicit(u64, u64, u64, Vec<(StreamId, Vec<RangeInclusive<u64>>)>),
     Floor(StreamId, u64),
     Ask(u64, Vec<(StreamId, Vec<RangeInclusive<u64>>)>),
-    Receipts(Vec<(StreamId, Fate, Option<u64>, Vec<RangeInclusive<u64>>)>),
+    Receipts(Vec<Told>),
     Unknown(u8, Vec<u8>),
 }
+
+/// What became of messages: of which stream, what, how long ago, and which.
+type Told = (StreamId, Fate, Option<u64>, Vec<RangeInclusive<u64>>);
 
 #[derive(Clone, Debug, PartialEq)]
 struct Message {

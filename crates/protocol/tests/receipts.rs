@@ -329,6 +329,67 @@ fn answers_to_what_was_never_asked_and_endless_questions_cost_nothing() {
     core.remove_peer(PeerId(7));
 }
 
+/// What nobody knows anything of must not stand in the way of what they know.
+#[test]
+fn questions_that_cannot_be_answered_do_not_hold_up_others() {
+    let mut fleet = settled(10, 3);
+    let now = fleet.now;
+    for n in 0..256 {
+        let seq = 3 * n + 1;
+        let ids = MessageIds {
+            stream: core_stream(),
+            first: seq,
+            last: seq,
+        };
+        assert!(fleet.nodes[0].core.ask_receipt(now, ids, false));
+    }
+    fleet.pump(0);
+    fleet.run(secs(5));
+    let ids = issue_asked(&mut fleet, 0);
+    fleet.run(secs(5));
+    assert_eq!(receipt(&fleet, 0, ids).done(), 3);
+    // Nobody reads them any more, so nobody is asked any more.
+    fleet.run(secs(120));
+    let asked = fleet.stats(0).asks_out;
+    fleet.run(secs(60));
+    assert_eq!(fleet.stats(0).asks_out, asked);
+}
+
+#[test]
+fn a_number_that_no_message_has_is_not_asked_about() {
+    let mut fleet = settled(11, 2);
+    let stream = fleet.nodes[0].core.own_stream();
+    for (first, last) in [(u64::MAX, u64::MAX), (1, SEQ_MAX + 1), (0, 1), (5, 4)] {
+        let ids = MessageIds {
+            stream,
+            first,
+            last,
+        };
+        fleet.issue_then(0, vec![purge_of(first % 1_000)], |core, now, _| {
+            assert!(!core.ask_receipt(now, ids, true));
+        });
+    }
+    assert!(format!("1.2.3:{}", u64::MAX).parse::<MessageIds>().is_err());
+    fleet.run(secs(1));
+    assert_eq!(fleet.sum(|stats| stats.malformed), 0);
+    assert_eq!(fleet.stats(1).received, 4);
+}
+
+/// Another life of a peer has another cache, and another version perhaps.
+#[test]
+fn what_an_earlier_life_said_is_asked_again() {
+    let mut fleet = settled(12, 3);
+    let ids = issue_asked(&mut fleet, 0);
+    fleet.run(secs(1));
+    assert_eq!(receipt(&fleet, 0, ids).done(), 3);
+    fleet.stop(1);
+    fleet.nodes[1].cache_started = fleet.now - secs(3_600);
+    fleet.nodes[1].apply = Apply::Delayed(secs(1_000));
+    fleet.start_with_warm_cache(1);
+    fleet.run(secs(10));
+    assert_eq!(missing(&receipt(&fleet, 0, ids)), [1]);
+}
+
 trait OwnIds {
     fn own_stream_ids(&self) -> MessageIds;
 }

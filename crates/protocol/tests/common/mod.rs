@@ -15,6 +15,7 @@ use powderhorn_protocol::bounds::PLAINTEXT_BYTES_MAX;
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId};
 use powderhorn_protocol::purge::{Ban, BanField, BanOperator, BanTest, Host, Keys, Purge};
+use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::stats::Stats;
 use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::time::Time;
@@ -293,6 +294,34 @@ impl Fleet {
         let node = &mut self.nodes[index];
         node.life += 1;
         node.core = make_core(seed, index, node.life, &node.config, now, now);
+        node.up = true;
+        node.cache_started = now;
+        node.applied.clear();
+        node.applied_at.clear();
+        node.attempts.clear();
+        self.add_peers(index);
+    }
+
+    /// Starts a node whose disk kept these messages, over an empty cache.
+    pub fn start_with_store(
+        &mut self,
+        index: usize,
+        store: MemoryStore,
+        kept: &[(StreamId, RangeSet)],
+    ) {
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        node.life += 1;
+        let mut rng = StdRng::seed_from_u64(4_242 + node.life);
+        let identity = Identity {
+            node: node_id(index),
+            instance: rng.random_range(1..=u64::MAX),
+            stamp: WALL_MS + now.as_us() as u64 / 1_000,
+        };
+        node.core = Core::new(identity, node.config.clone(), store, rng, now, now);
+        for (id, held) in kept {
+            node.core.restore(*id, held);
+        }
         node.up = true;
         node.cache_started = now;
         node.applied.clear();
