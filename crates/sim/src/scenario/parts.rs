@@ -9,6 +9,10 @@ use super::Wrong;
 use crate::net::{Change, Path};
 use crate::span::{Signed, Span};
 
+const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
 /// See [`Config`]; what is not given is as there.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -144,6 +148,43 @@ impl NodeConfig {
     pub fn limit_repairs(&mut self, peer: u64, all: u64) {
         self.repair_bytes_peer.get_or_insert(peer);
         self.repair_bytes_all.get_or_insert(all);
+    }
+
+    /// Values are those that a node's configuration file may have.
+    pub(super) fn check(&self) -> Result<(), Wrong> {
+        let spans = [
+            ("round", self.round, 20 * MS, MINUTE),
+            ("retention", self.retention, MINUTE, MONTH),
+            ("join_margin", self.join_margin, Duration::ZERO, MONTH),
+        ];
+        for (name, given, least, most) in spans {
+            let Some(Span(given)) = given else { continue };
+            if given < least || given > most {
+                let problem = format!("must be {least:?} to {most:?}, not {given:?}");
+                return Err(Wrong::new(format!("config.{name}"), problem));
+            }
+        }
+        let percent = self.own_site_percent.map(u64::from);
+        let numbers = [
+            ("own_site_percent", percent, 0, 100),
+            (
+                "repair_bytes_peer",
+                self.repair_bytes_peer,
+                4 << 10,
+                1 << 30,
+            ),
+            ("repair_bytes_all", self.repair_bytes_all, 4 << 10, 1 << 30),
+            ("retention_bytes", self.retention_bytes, 1 << 20, 64 << 30),
+            ("replay_window", self.replay_window, 1_024, 16_777_216),
+        ];
+        for (name, given, least, most) in numbers {
+            let Some(given) = given else { continue };
+            if given < least || given > most {
+                let problem = format!("must be {least} to {most}, not {given}");
+                return Err(Wrong::new(format!("config.{name}"), problem));
+            }
+        }
+        Ok(())
     }
 
     /// A node's settings, all but its name and site.

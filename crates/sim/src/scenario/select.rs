@@ -1,7 +1,7 @@
 //! Which nodes and paths a scenario's words mean.
 
 use super::parts::{SitePath, SiteSpec, What};
-use super::{PathSpec, Scenario, Wrong};
+use super::{NODES_MAX, PathSpec, Scenario, Wrong};
 use crate::net::{Nodes, Path};
 
 impl Scenario {
@@ -134,12 +134,27 @@ pub(super) fn paths(
     Ok(paths)
 }
 
-/// No two sites have one name.
-pub(super) fn sites_apart(sites: &[SiteSpec]) -> Result<(), Wrong> {
+/// Nodes of all sites, and no overflow however many are asked for.
+pub(super) fn nodes(sites: &[SiteSpec]) -> usize {
+    let nodes = sites.iter().map(|site| site.nodes);
+    nodes.fold(0, usize::saturating_add)
+}
+
+/// Sites that can be: not too large, each with a name of its own and a share of the purges.
+pub(super) fn sites(sites: &[SiteSpec]) -> Result<(), Wrong> {
+    let count = nodes(sites);
+    if count > NODES_MAX {
+        let problem = format!("a fleet has at most {NODES_MAX} nodes, not {count}");
+        return Err(Wrong::new("site", problem));
+    }
     for (at, site) in sites.iter().enumerate() {
         if sites[at + 1..].iter().any(|other| other.name == site.name) {
             let problem = format!("there are two sites {}", site.name);
             return Err(Wrong::new(format!("site[{at}].name"), problem));
+        }
+        if !(site.weight > 0.0 && site.weight.is_finite()) {
+            let problem = format!("must be a number of more than 0, not {}", site.weight);
+            return Err(Wrong::new(format!("site[{at}].weight"), problem));
         }
     }
     Ok(())
