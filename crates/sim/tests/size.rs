@@ -34,7 +34,8 @@ fn a_small_fleet_is_simulated() {
     let by = got["latency"]["by"].as_str().expect("a text");
     assert!(by.contains("production core"), "{by}");
     assert_eq!(number(&got, "/a_day/purges"), 125.0 * 86_400.0);
-    assert_eq!(number(&got, "/a_day/disk_bytes"), 125.0 * 86_400.0 * 64.0);
+    let disk = number(&got, "/a_day/disk_bytes_of_the_journal");
+    assert_eq!(disk, 125.0 * 86_400.0 * 45.0);
     // A purge in a datagram of its own, some 100 to 500 bytes each with what it repeats.
     let out = number(&got, "/network_of_a_node/out_bits_per_second") / 8.0;
     assert!(
@@ -45,6 +46,7 @@ fn a_small_fleet_is_simulated() {
         "limits.round",
         "limits.repair_bytes_peer",
         "limits.repair_bytes_all",
+        "journal.bytes",
         "limits.retention_bytes",
         "limits.replay_window",
         "limits.socket_bytes",
@@ -86,6 +88,45 @@ fn a_large_fleet_is_computed_and_a_higher_rate_asks_for_more() {
     };
     let busy = run(&busy).expect("a fleet that can be");
     assert!(kib(&busy) > kib(&got));
+}
+
+/// With a configuration file there is a journal, and `limits.retention_bytes` is of no effect.
+#[test]
+fn a_day_is_kept_in_the_journal_or_it_is_said_that_it_is_not() {
+    let fleet = |rate| SizeArgs {
+        nodes: 2,
+        sites: 1,
+        rate,
+        loss: 0.0,
+    };
+    let mib = |got: &Value, name: &str| -> f64 {
+        let text = setting(got, name)["value"].as_str();
+        let digits = text.and_then(|text| text.strip_suffix("MiB"));
+        digits.expect("in MiB").parse().expect("a number")
+    };
+    let why = |got: &Value, name: &str| setting(got, name)["why"].as_str().map(str::to_owned);
+
+    let got = run(&fleet(1_000.0)).expect("a fleet that can be");
+    let day = 86.4e6;
+    let journal = mib(&got, "journal.bytes") * 1_048_576.0;
+    assert!(journal >= day * 45.0 * 1.25 && journal < day * 45.0 * 1.26);
+    // What was measured: 121 MB resident, and 130 bytes each without.
+    let with = number(&got, "/a_day/memory_bytes_with_a_journal");
+    assert!((with / 121e6 - 1.0).abs() < 0.01, "{with}");
+    let without = number(&got, "/a_day/memory_bytes_without_a_journal");
+    assert_eq!(without, day * 130.0);
+    let told = why(&got, "limits.retention_bytes").expect("a reason");
+    assert!(told.contains("journal.dir is \"\""), "{told}");
+
+    let quiet = run(&fleet(0.1)).expect("a fleet that can be");
+    assert_eq!(mib(&quiet, "journal.bytes"), 16.0);
+
+    let busy = run(&fleet(20_000.0)).expect("a fleet that can be");
+    let told = why(&busy, "journal.bytes").expect("a reason");
+    assert!(told.contains("day is kept"), "{told}");
+    let told = why(&busy, "limits.retention_bytes").expect("a reason");
+    assert!(told.contains("not kept"), "{told}");
+    assert_eq!(mib(&busy, "limits.retention_bytes"), 65_536.0);
 }
 
 #[test]
