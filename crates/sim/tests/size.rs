@@ -90,6 +90,24 @@ fn a_large_fleet_is_computed_and_a_higher_rate_asks_for_more() {
     assert!(kib(&busy) > kib(&got));
 }
 
+/// A larger fleet is not said to be faster, wherever the one method gives way to the other.
+#[test]
+fn one_node_more_than_is_simulated_makes_no_fleet_faster() {
+    let got = [300, 301].map(|nodes| {
+        let args = SizeArgs {
+            nodes,
+            sites: 1,
+            rate: 50.0,
+            loss: 0.1,
+        };
+        run(&args).expect("a fleet that can be")
+    });
+    for name in ["p50_ms", "p95_ms", "p99_ms"] {
+        let [less, more] = [0, 1].map(|at| number(&got[at], &format!("/latency/{name}")));
+        assert!(more >= less, "{name}: {less} ms with 300, {more} with 301");
+    }
+}
+
 /// With a configuration file there is a journal, and `limits.retention_bytes` is of no effect.
 #[test]
 fn a_day_is_kept_in_the_journal_or_it_is_said_that_it_is_not() {
