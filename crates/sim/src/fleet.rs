@@ -108,6 +108,11 @@ struct Node {
     last_stamp: u64,
     /// Messages applied in this life of the cache, by their numbers.
     applied: Vec<u64>,
+    /// When it last took a datagram, and when another last took one of its.
+    heard: Time,
+    spoke: Time,
+    /// Whether one of the two was longer ago than the retention, ever.
+    was_away: bool,
 }
 
 struct Disk {
@@ -139,7 +144,8 @@ pub struct Fleet {
     pub violation: Option<String>,
     /// A bug to be found.
     pub planted: Option<Bug>,
-    /// Also checks each digest against what its sender holds.
+    /// Also checks each digest against what its sender holds, and that no cache is flushed whose node was
+    /// never away for longer than the retention.
     pub strict: bool,
     /// Also counts [`Fleet::digest_bytes`].
     pub weigh_digests: bool,
@@ -147,6 +153,9 @@ pub struct Fleet {
     pub digest_bytes: u64,
     /// Purges that nobody can get any more, because the only node that held them lost its memory.
     pub lost_with_issuer: u64,
+    /// Purges that nobody can get any more, because all that held them had no room: see
+    /// [`Fleet::close_lost`].
+    pub lost_for_room: u64,
     seed: u64,
     queue: Queue<Event>,
     nodes: Vec<Node>,
@@ -177,6 +186,9 @@ impl Fleet {
             wall_ahead_ms: 0,
             last_stamp: 0,
             applied: Vec::new(),
+            heard: START,
+            spoke: START,
+            was_away: false,
         });
         let mut fleet = Fleet {
             now: START,
@@ -189,6 +201,7 @@ impl Fleet {
             weigh_digests: false,
             digest_bytes: 0,
             lost_with_issuer: 0,
+            lost_for_room: 0,
             seed,
             queue: Queue::new(),
             nodes: nodes.collect(),
@@ -227,6 +240,11 @@ impl Fleet {
     /// A node's core, while it is up.
     pub fn core(&self, node: usize) -> Option<&Core<MemoryStore, StdRng>> {
         self.nodes[node].core.as_ref()
+    }
+
+    /// A node's settings.
+    pub fn config(&self, node: usize) -> &Config {
+        &self.nodes[node].spec.config
     }
 
     /// Sets how a node's cache takes purges.
@@ -334,6 +352,16 @@ impl Fleet {
         }
     }
 
+    /// No longer waits for purges that no node holds any more.
+    pub fn close_lost(&mut self) {
+        for &number in &self.open.clone() {
+            if !self.anybody_holds(number) {
+                self.lost_for_room += 1;
+                self.close(number);
+            }
+        }
+    }
+
     fn anybody_holds(&self, number: u32) -> bool {
         let id = self.issued[number as usize].id;
         self.nodes
@@ -429,7 +457,7 @@ impl Fleet {
         self.handled
     }
 
-    /// A hash of all that was sent and applied, and when.
+    /// A hash of all that was sent and to whom, of all that was applied and where, and when.
     pub fn trace(&self) -> u64 {
         self.hash
     }
@@ -549,6 +577,9 @@ impl Fleet {
         let now = self.now;
         let node = &mut self.nodes[index];
         let Some(core) = &mut node.core else { return };
+        let retention = node.spec.config.retention;
+        node.was_away |= now.since(node.heard) > retention;
+        node.heard = now;
         let before = core.stats().recovered;
         core.handle_datagram(now + node.spec.boot_ahead, PeerId(from), bytes);
         let recovered = core.stats().recovered - before;
@@ -561,6 +592,17 @@ impl Fleet {
         if recovered > 0 {
             self.record.recovered(now, index, recovered);
         }
+        let sender = &mut self.nodes[from as usize];
+        sender.was_away |= now.since(sender.spoke) > sender.spec.config.retention;
+        sender.spoke = now;
+    }
+
+    /// Whether a node was cut off, frozen or down for longer than the retention, or is now.
+    fn was_away(&self, index: usize) -> bool {
+        let node = &self.nodes[index];
+        let retention = node.spec.config.retention;
+        let longer = |since: Time| self.now.since(since) > retention;
+        node.was_away || longer(node.heard) || longer(node.spoke)
     }
 
     /// Takes out of a core all that it has to say.
@@ -650,6 +692,7 @@ impl Fleet {
     }
 
     fn send(&mut self, from: usize, to: usize, bytes: &Rc<[u8]>) {
+        self.hash_in(&eight_bytes(from, to as u32));
         let fate = self
             .net
             .send(self.now, from, to, bytes.len(), &mut self.rng);
@@ -670,6 +713,12 @@ impl Fleet {
     fn deliver(&mut self, index: usize, delivery: &Delivery) {
         let id = delivery.id;
         if id.seq == 0 {
+            if self.strict && !self.was_away(index) {
+                self.violate(format!(
+                    "the cache of node {index} was flushed, which was never away for longer than the retention"
+                ));
+                return;
+            }
             // Its cache is flushed, so it lacks nothing of what was issued before.
             for &number in &self.open.clone() {
                 self.settle(number, index);
@@ -744,12 +793,7 @@ impl Fleet {
             let latency = now.since(issued.at);
             self.record.applied(now, index, latency, how);
         }
-        self.hash_in(&[
-            index as u8,
-            (index >> 8) as u8,
-            number as u8,
-            (number >> 8) as u8,
-        ]);
+        self.hash_in(&eight_bytes(index, number));
         self.settle(number, index);
     }
 
@@ -807,12 +851,16 @@ pub fn node_id(index: usize) -> NodeId {
     NodeId((index as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
 }
 
-/// What the purge of this number asks for.
+fn eight_bytes(node: usize, number: u32) -> [u8; 8] {
+    (((node as u64) << 32) | u64::from(number)).to_le_bytes()
+}
+
 fn is_digest(plaintext: &[u8]) -> bool {
     let datagram = Datagram::parse(plaintext).ok();
     datagram.is_some_and(|d| matches!(d.frames().next(), Some(Frame::Digest(_))))
 }
 
+/// What the purge of this number asks for.
 fn purge_of(number: u32) -> Purge {
     let mut digest = [0; 32];
     digest[..4].copy_from_slice(&number.to_le_bytes());

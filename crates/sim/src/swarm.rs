@@ -3,10 +3,15 @@
 //! Each seed draws its own world and leaves whole kinds of faults out, so that rare combinations of the
 //! others come up. Safety is checked all along (see [`crate::fleet`]); after the peace every purge has to
 //! be on every node that could hold its object, within [`PEACE_MAX`], and then the fleet has to be quiet.
+//! In some worlds nodes have so little room that they drop purges that others lack.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
+use clap::ValueEnum;
+use powderhorn_protocol::StreamView;
 use powderhorn_protocol::bounds::HELD_OVERHEAD_BYTES;
+use powderhorn_protocol::time::Time;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
@@ -21,6 +26,9 @@ use crate::scenario::NodeConfig;
 const PEACE_MAX: Duration = Duration::from_secs(120);
 /// After that: how long it may go on repairing (who joined fetches what is younger than the margin).
 const QUIET_MAX: Duration = Duration::from_secs(120);
+
+/// What a purge of the simulator's takes of `retention_bytes`.
+const PURGE_BYTES: u64 = HELD_OVERHEAD_BYTES + 32;
 
 /// Which seeds are to be run.
 #[derive(Clone, Debug, clap::Args)]
@@ -58,6 +66,19 @@ impl SwarmArgs {
         }
     }
 
+    /// The command that runs one of the seeds in the same way.
+    fn replay(&self, seed: u64) -> String {
+        let mut command = format!("powderhorn-sim swarm --seeds {seed}..{}", seed + 1);
+        if let Some(value) = self.planted.and_then(|bug| bug.to_possible_value()) {
+            command += " --planted ";
+            command += value.get_name();
+        }
+        if self.twice {
+            command += " --twice";
+        }
+        command
+    }
+
     /// How many seeds there are.
     pub fn count(&self) -> u64 {
         self.seeds.1 - self.seeds.0
@@ -88,46 +109,33 @@ pub struct Done {
     pub lost_with_issuer: u64,
     /// Hash of all traces.
     pub trace: String,
+    /// Of these, dropped for want of room by all that held them.
+    pub lost_for_room: u64,
     /// Longest time from peace to agreement, in virtual s.
     pub agreed_s_max: f64,
     /// What failed.
     pub failures: Vec<Failure>,
 }
 
-/// Two runs of one seed differ.
-#[derive(Debug, thiserror::Error)]
-#[error("seed {0} is not the same twice")]
-pub struct NotRepeated(u64);
-
 /// Runs all seeds; `each` is called after each.
-pub fn run(args: &SwarmArgs, each: &mut dyn FnMut()) -> Result<Done, NotRepeated> {
+pub fn run(args: &SwarmArgs, each: &mut dyn FnMut()) -> Done {
     let mut done = Done::default();
     let mut trace = 0_u64;
     for seed in args.seeds.0..args.seeds.1 {
         let world = one(seed, args.planted);
-        if args.twice && one(seed, args.planted).fleet.trace() != world.fleet.trace() {
-            return Err(NotRepeated(seed));
-        }
+        let again = args.twice.then(|| one(seed, args.planted).fleet.trace());
         done.seeds += 1;
         done.events += world.fleet.events();
         done.purges += world.fleet.issued();
         done.lost_with_issuer += world.fleet.lost_with_issuer;
+        done.lost_for_room += world.fleet.lost_for_room;
         done.agreed_s_max = done.agreed_s_max.max(world.agreed.as_secs_f64());
         trace = trace.rotate_left(1) ^ world.fleet.trace();
         let found = world.problem.is_some();
-        if let Some(what) = world.problem {
-            let planted = args.planted.map_or(String::new(), |bug| {
-                use clap::ValueEnum;
-                let value = bug.to_possible_value();
-                value.map_or(String::new(), |value| {
-                    format!(" --planted {}", value.get_name())
-                })
-            });
-            done.failures.push(Failure {
-                seed,
-                what,
-                replay: format!("powderhorn-sim swarm --seeds {seed}..{}{planted}", seed + 1),
-            });
+        let differs = differs(world.fleet.trace(), again);
+        for what in world.problem.into_iter().chain(differs) {
+            let replay = args.replay(seed);
+            done.failures.push(Failure { seed, what, replay });
         }
         each();
         if found && args.planted.is_some() {
@@ -135,7 +143,15 @@ pub fn run(args: &SwarmArgs, each: &mut dyn FnMut()) -> Result<Done, NotRepeated
         }
     }
     done.trace = format!("{trace:016x}");
-    Ok(done)
+    done
+}
+
+/// What is wrong if a second run was not the same.
+fn differs(trace: u64, again: Option<u64>) -> Option<String> {
+    let again = again.filter(|again| *again != trace)?;
+    Some(format!(
+        "not the same twice: the traces are {trace:016x} and {again:016x}"
+    ))
 }
 
 /// Kinds of faults; each seed has some.
@@ -152,6 +168,17 @@ struct Faults {
     clocks: bool,
     applies: bool,
     bursts: bool,
+    /// Too little room for all purges.
+    room: bool,
+}
+
+/// What a node held at a time.
+struct Sample {
+    at: Time,
+    /// Messages that it has ever taken or issued.
+    came: u64,
+    /// Bytes that it may not drop: all of a stream from the first message on that waits to be applied.
+    pinned: u64,
 }
 
 struct World {
@@ -160,6 +187,8 @@ struct World {
     faults: Faults,
     problem: Option<String>,
     agreed: Duration,
+    /// Of each node: the last rounds, and one sample from before.
+    samples: Vec<VecDeque<Sample>>,
 }
 
 /// Runs one seed through.
@@ -178,6 +207,7 @@ fn one(seed: u64, planted: Option<Bug>) -> World {
         clocks: some(0.3),
         applies: some(0.5),
         bursts: some(0.4),
+        room: some(0.3),
     };
     let mut world = World {
         fleet: fleet(seed, &mut rng, faults),
@@ -185,7 +215,10 @@ fn one(seed: u64, planted: Option<Bug>) -> World {
         faults,
         problem: None,
         agreed: Duration::ZERO,
+        samples: Vec::new(),
     };
+    let nodes = 0..world.fleet.len();
+    world.samples = nodes.map(|_| VecDeque::new()).collect();
     world.fleet.strict = true;
     world.fleet.planted = planted;
     if world.rng.random_bool(0.7) {
@@ -195,12 +228,15 @@ fn one(seed: u64, planted: Option<Bug>) -> World {
         world.step();
         let pause = world.rng.random_range(0..20_000);
         world.fleet.run(Duration::from_micros(pause));
-        if world.fleet.violation.is_some() {
+        world.check_room();
+        if world.fleet.violation.is_some() || world.problem.is_some() {
             break;
         }
     }
-    world.peace();
-    world.agree();
+    if world.problem.is_none() {
+        world.peace();
+        world.agree();
+    }
     if let Some(what) = world.fleet.violation.take() {
         world.problem = Some(what);
     }
@@ -217,6 +253,9 @@ fn fleet(seed: u64, rng: &mut StdRng, faults: Faults) -> Fleet {
         config.repair_bytes_peer = rng.random_range(2_000..200_000);
         config.repair_bytes_all = rng.random_range(4_000..400_000);
         config.replay_window = rng.random_range(256..8_192);
+        if faults.room {
+            config.retention_bytes = rng.random_range(10 * PURGE_BYTES..400 * PURGE_BYTES);
+        }
         NodeSpec {
             boot_ahead: Duration::from_millis(rng.random_range(0..3_000_000_000)),
             ..NodeSpec::numbered(node, format!("site-{}", node % sites), config)
@@ -371,6 +410,48 @@ impl World {
         fleet.net.add_rule(pairs, cut);
     }
 
+    /// No node holds more than it has room for, but for what came or was pinned since it last looked, which
+    /// it does once a round.
+    fn check_room(&mut self) {
+        for (node, samples) in self.samples.iter_mut().enumerate() {
+            let now = self.fleet.now;
+            if !self.fleet.is_up(node) {
+                samples.clear();
+            }
+            if !self.fleet.is_running(node) {
+                continue;
+            }
+            let (Some(core), config) = (self.fleet.core(node), self.fleet.config(node)) else {
+                continue;
+            };
+            let stats = core.stats();
+            let came = stats.issued + stats.received + stats.recovered;
+            let pinned = core.streams().map(|view| pinned(&view)).sum::<u64>() * PURGE_BYTES;
+            samples.push_back(Sample {
+                at: now,
+                came,
+                pinned,
+            });
+            let past = |sample: &Sample| now.since(sample.at) >= config.round * 2;
+            while samples.get(1).is_some_and(past) {
+                samples.pop_front();
+            }
+            let Some(first) = samples.front().filter(|first| past(first)) else {
+                continue;
+            };
+            let pinned = samples.iter().map(|sample| sample.pinned).max();
+            let brought = (came - first.came) * PURGE_BYTES;
+            let most = config.retention_bytes + pinned.unwrap_or(0) + brought;
+            let held = core.held_bytes();
+            if held > most {
+                self.problem = Some(format!(
+                    "node {node} holds {held} bytes, and has room for {}, with what it cannot drop for {most}",
+                    config.retention_bytes
+                ));
+            }
+        }
+    }
+
     /// Nothing is lost any more, everybody runs, every cache works.
     fn peace(&mut self) {
         let fleet = &mut self.fleet;
@@ -387,6 +468,7 @@ impl World {
     fn agree(&mut self) {
         let fleet = &mut self.fleet;
         let begin = fleet.now;
+        let mut step = 0;
         while fleet.incomplete() > 0 && fleet.violation.is_none() {
             if fleet.now.since(begin) >= PEACE_MAX {
                 self.problem = Some(format!(
@@ -397,6 +479,10 @@ impl World {
                 return;
             }
             fleet.run(Duration::from_millis(20));
+            step += 1;
+            if self.faults.room && step % 50 == 0 {
+                fleet.close_lost();
+            }
         }
         self.agreed = fleet.now.since(begin);
         let repairs = |fleet: &Fleet| -> u64 {
@@ -421,13 +507,26 @@ impl World {
             };
             let most = core.held_bytes();
             let held: u64 = core.streams().map(|view| view.held.count()).sum();
-            if most > held * (HELD_OVERHEAD_BYTES + 32) {
+            if most > held * PURGE_BYTES {
                 self.problem = Some(format!(
                     "node {node} holds {most} bytes for {held} messages"
                 ));
             }
         }
     }
+}
+
+/// Messages of a stream from the first one on that is held and not applied.
+fn pinned(view: &StreamView<'_>) -> u64 {
+    let mut waiting = view.held.within(0..=u64::MAX).filter_map(|range| {
+        let mut gaps = view.seen.gaps(range);
+        gaps.next().map(|gap| *gap.start())
+    });
+    let Some(first) = waiting.next() else {
+        return 0;
+    };
+    let held = view.held.within(first..=u64::MAX);
+    held.map(|range| range.end() - range.start() + 1).sum()
 }
 
 fn random_apply(rng: &mut StdRng) -> Apply {
@@ -438,5 +537,23 @@ fn random_apply(rng: &mut StdRng) -> Apply {
             each: Duration::from_micros(rng.random_range(1..2_000)),
             queue: rng.random_range(1..64),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_run_that_is_not_the_same_twice_is_told_with_its_command() {
+        assert_eq!(differs(1, None), None);
+        assert_eq!(differs(1, Some(1)), None);
+        let what = differs(1, Some(2)).expect("another trace");
+        assert!(what.contains("not the same twice"), "{what}");
+        let args = SwarmArgs {
+            twice: true,
+            ..SwarmArgs::new((0, 10), None)
+        };
+        assert_eq!(args.replay(7), "powderhorn-sim swarm --seeds 7..8 --twice");
     }
 }
