@@ -28,7 +28,12 @@ pub struct ConvergeArgs {
     #[arg(long, value_name = "C", default_value_t = 0)]
     pub copies: u32,
     /// Probability that a datagram is lost, from 0 to less than 1.
-    #[arg(long, value_name = "E", default_value_t = 0.0)]
+    #[arg(
+        long,
+        value_name = "E",
+        default_value_t = 0.0,
+        allow_negative_numbers = true
+    )]
     pub loss: f64,
     /// Rounds of gossip.
     #[arg(long, value_name = "R", default_value_t = 10)]

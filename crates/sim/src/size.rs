@@ -55,10 +55,10 @@ pub struct SizeArgs {
     #[arg(long, default_value_t = 1)]
     pub sites: usize,
     /// Purges per second in all of the fleet, up to 100,000
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub rate: f64,
     /// Share of datagrams that the network loses, 0 to 0.9
-    #[arg(long, default_value_t = 0.001)]
+    #[arg(long, default_value_t = 0.001, allow_negative_numbers = true)]
     pub loss: f64,
 }
 
