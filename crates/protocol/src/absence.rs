@@ -61,6 +61,17 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// Takes to heart what a peer's digest says of messages that have expired.
     pub(crate) fn note_expired(&mut self, now: Time, from: PeerId, entry: &DigestEntry<'_>) {
         let expired = entry.flags & DigestEntry::EXPIRED_BELOW != 0;
+        if !expired {
+            // Nearly always there is nothing to miss.
+            let Some(stream) = self.streams.get_mut(&entry.stream) else {
+                return;
+            };
+            stream.mentioned = self.round;
+            if !stream.has_gaps() {
+                stream.absence = None;
+                return;
+            }
+        }
         let (own, round) = (entry.stream == self.own, self.round);
         let is_origin = |peer: &Peer| {
             let session = peer.session.as_ref();

@@ -1106,10 +1106,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// Two peers with one node id that were both heard after the other was proven both live.
     fn find_duplicates(&self, events: &mut Vec<Event>) {
         let up = |id: &PeerId| self.peers.get(id).is_some_and(|peer| peer.up);
-        for (node, mut ids) in self.roster.by_node() {
-            if ids.len() == 1 && node != self.node {
-                continue;
-            }
+        for (node, mut ids) in self.roster.shared_nodes(self.node) {
             ids.retain(up);
             ids.sort_unstable();
             for pair in ids.windows(2) {

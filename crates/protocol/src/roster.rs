@@ -1,7 +1,7 @@
 //! Which peers are up, which are down, whose sessions are proven, and when whose silence is to be looked
 //! at: kept as it changes, so that a round costs no more in a large fleet than in a small one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand::seq::SliceRandom;
 use rand::{Rng, RngCore};
@@ -139,16 +139,20 @@ impl Roster {
         self.sessions.range(all).map(|&(_, id)| id)
     }
 
-    /// Nodes whose sessions are proven, with the peers that they are: more than one are two processes with
-    /// one name, or one at two addresses.
-    pub fn by_node(&self) -> Vec<(NodeId, Vec<PeerId>)> {
-        let mut nodes: Vec<(NodeId, Vec<PeerId>)> = Vec::new();
+    /// Nodes that are more than one peer, and `own`, with those peers: two processes with one name, or one at
+    /// two addresses.
+    pub fn shared_nodes(&self, own: NodeId) -> BTreeMap<NodeId, Vec<PeerId>> {
+        let mut shared: BTreeMap<NodeId, Vec<PeerId>> = BTreeMap::new();
+        let mut before: Option<(NodeId, PeerId)> = None;
         for &(session, id) in &self.sessions {
-            match nodes.last_mut().filter(|(node, _)| *node == session.node) {
-                Some((_, ids)) => ids.push(id),
-                None => nodes.push((session.node, vec![id])),
+            let node = session.node;
+            if node == own {
+                shared.entry(node).or_default().push(id);
+            } else if let Some((_, first)) = before.filter(|(other, _)| *other == node) {
+                shared.entry(node).or_insert_with(|| vec![first]).push(id);
             }
+            before = Some((node, id));
         }
-        nodes
+        shared
     }
 }
