@@ -175,23 +175,25 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         let lately = |at: Time| now.since(at) < self.config.retention.min(FLUSH_COVERS_MAX);
         let lately = self.flushed_at.is_some_and(lately);
+        // Up to where a stream's messages were issued before the last flush, if the missing one was.
         let covered = |stream: &Stream| {
-            let seq = stream.absence.as_ref().map_or(0, |absence| absence.seq);
-            let expired = stream
-                .absence
-                .as_ref()
-                .is_some_and(|a| a.expired_below > a.seq);
-            (lately && expired) || seq <= stream.flushed_top
+            let absence = stream.absence.as_ref()?;
+            if absence.seq <= stream.flushed_top {
+                Some(stream.flushed_top)
+            } else if lately && absence.expired_below > absence.seq {
+                Some(absence.expired_below - 1)
+            } else {
+                None
+            }
         };
-        let (covered, uncovered): (Vec<_>, Vec<_>) = gone
-            .into_iter()
-            .partition(|id| self.streams.get(id).is_some_and(covered));
-        for id in covered {
-            // It was issued before the flush.
-            self.give_up(id);
-        }
-        if !uncovered.is_empty() && self.flush == Flush::None {
-            self.flush = Flush::Due(now);
+        for id in gone {
+            match self.streams.get(&id).and_then(covered) {
+                Some(last) => {
+                    self.give_up(id, last);
+                }
+                None if self.flush == Flush::None => self.flush = Flush::Due(now),
+                None => {}
+            }
         }
     }
 
@@ -202,6 +204,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
             _ => return None,
         }
         self.flush = Flush::InFlight(now);
+        for stream in self.streams.values_mut() {
+            stream.flushing_top = stream.top;
+        }
         let elapsed_ms = now.since(self.opened).as_millis() as u64;
         Some(Delivery {
             id: MessageId {
@@ -234,30 +239,34 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .streams
             .iter_mut()
             .map(|(&id, stream)| {
-                stream.flushed_top = stream.top;
+                stream.flushed_top = stream.flushing_top;
                 (id, stream.absence.is_some())
             })
             .filter_map(|(id, absent)| absent.then_some(id))
             .collect();
         let mut messages = 0u64;
         for id in gone {
-            let stream = self.streams.get(&id);
-            if stream.is_some_and(|stream| self.is_gone(id, stream)) {
-                messages = messages.saturating_add(self.give_up(id));
+            let Some(stream) = self.streams.get(&id) else {
+                continue;
+            };
+            if self.is_gone(id, stream) {
+                let last = stream.flushed_top;
+                messages = messages.saturating_add(self.give_up(id, last));
             }
         }
         self.emit(Event::TooLongAway { messages });
     }
 
-    /// Gives up what members have let expire of a stream; how many messages.
-    fn give_up(&mut self, id: StreamId) -> u64 {
+    /// Gives up what can be had from nobody of a stream, up to `last`: what was issued since the flush is not
+    /// made up for by it. How many messages that are.
+    fn give_up(&mut self, id: StreamId, last: u64) -> u64 {
         let Some(stream) = self.streams.get_mut(&id) else {
             return 0;
         };
         let below = stream.absence.take().map_or(0, |absence| {
             absence.expired_below.max(absence.evicted_below)
         });
-        let below = below.min(stream.top.saturating_add(1));
+        let below = below.min(stream.top.min(last).saturating_add(1));
         if below <= stream.floor {
             return 0;
         }

@@ -70,6 +70,8 @@ pub(crate) struct Stream {
     pub evicted_below: u64,
     /// The largest seq known when the cache was flushed: what came up to it was issued before.
     pub flushed_top: u64,
+    /// The same of a flush that is under way.
+    pub flushing_top: u64,
 }
 
 impl Stream {
@@ -101,6 +103,7 @@ impl Stream {
             absence: None,
             evicted_below: 0,
             flushed_top: 0,
+            flushing_top: 0,
         }
     }
 
