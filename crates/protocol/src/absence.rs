@@ -17,7 +17,7 @@ use crate::core::{Core, Delivery, Event, Outcome};
 use crate::id::{MessageId, StreamId};
 use crate::peer::{Peer, PeerId};
 use crate::purge::Purge;
-use crate::ranges::width;
+use crate::ranges::total;
 use crate::store::Store;
 use crate::stream::Stream;
 use crate::time::Time;
@@ -61,32 +61,26 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// Takes to heart what a peer's digest says of messages that have expired.
     pub(crate) fn note_expired(&mut self, now: Time, from: PeerId, entry: &DigestEntry<'_>) {
         let expired = entry.flags & DigestEntry::EXPIRED_BELOW != 0;
-        if !expired {
-            // Nearly always there is nothing to miss.
-            let Some(stream) = self.streams.get_mut(&entry.stream) else {
-                return;
-            };
-            stream.mentioned = self.round;
-            if !stream.has_gaps() {
+        let (own, round) = (entry.stream == self.own, self.round);
+        let mut believed = expired && !own;
+        if let Some(stream) = self.streams.get_mut(&entry.stream) {
+            stream.mentioned = round;
+            believed &= stream.young_from.is_some() && entry.start > stream.top + 1;
+            if !believed && !stream.has_gaps() {
+                // Nearly always there is nothing to miss.
                 stream.absence = None;
                 return;
             }
-        }
-        let (own, round) = (entry.stream == self.own, self.round);
-        let is_origin = |peer: &Peer| {
-            let session = peer.session.as_ref();
-            peer.up && session.is_some_and(|session| session.id.node == entry.stream.node)
-        };
-        let from_origin = self.peers.get(&from).is_some_and(is_origin);
-        // Looked for only where it matters.
-        let ahead = self.streams.get(&entry.stream);
-        let ahead = expired && ahead.is_some_and(|stream| entry.start > stream.top + 1);
-        let origin_is_up = ahead && self.peers.values().any(is_origin);
-        if expired && !own && !self.streams.contains_key(&entry.stream) {
+            // Only the origin knows what there will be: while it is there, nobody else is believed.
+            let origin = |peer: &Peer| peer.is_up_as(entry.stream.node);
+            believed = believed
+                && (self.peers.get(&from).is_some_and(origin) || !self.peers.values().any(origin));
+        } else {
             // Peers speak of it, so its end is not long ago. A cache that was there before should have
             // heard of it.
             let spoken_of = self.config.retention.saturating_mul(MENTION_RETENTIONS);
-            if now.since(self.oldest_wanted()) <= spoken_of + self.config.join_margin {
+            let younger = now.since(self.oldest_wanted()) <= spoken_of + self.config.join_margin;
+            if !believed || younger {
                 return;
             }
             if let Some(stream) = self.stream(entry.stream) {
@@ -96,15 +90,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(stream) = self.streams.get_mut(&entry.stream) else {
             return;
         };
-        stream.mentioned = round;
-        // Only the origin knows what there will be: while it is there, nobody else is believed.
-        let hearsay = origin_is_up && !from_origin;
-        if expired
-            && !own
-            && !hearsay
-            && stream.young_from.is_some()
-            && entry.start > stream.top + 1
-        {
+        if believed && entry.start > stream.top + 1 {
             // What has expired there has been there.
             stream.top = entry.start - 1;
             stream.changed = round;
@@ -144,11 +130,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             return false;
         };
         let up = self.peers.values().filter(|peer| peer.up).count();
-        let origin_is_up = |(_, peer): &(&PeerId, &Peer)| {
-            let session = peer.session.as_ref();
-            peer.up && session.is_some_and(|session| session.id.node == id.node)
-        };
-        let mut origins = self.peers.iter().filter(origin_is_up);
+        let mut origins = self.peers.iter().filter(|(_, peer)| peer.is_up_as(id.node));
         // Room may run out at one node and not at another: then all have to say so, also those that are
         // down now.
         let all_without_room = absence.evicted_below > absence.seq
@@ -270,9 +252,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if below <= stream.floor {
             return 0;
         }
-        let lost = stream
-            .wanted(stream.floor..=below - 1)
-            .fold(0, |n: u64, gap| n.saturating_add(width(&gap)));
+        let lost = total(stream.wanted(stream.floor..=below - 1));
         stream.known.insert_range(stream.floor..=below - 1);
         self.stats.lost = self.stats.lost.saturating_add(lost);
         lost

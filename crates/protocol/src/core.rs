@@ -20,7 +20,7 @@ use crate::gossip::PendingSolicit;
 use crate::id::{Epoch, MessageId, MessageIds, NodeId, StreamId};
 use crate::peer::{Peer, PeerId, Session};
 use crate::purge::Purge;
-use crate::ranges::{RangeSet, width};
+use crate::ranges::{RangeSet, total, width};
 use crate::receipts::Receipts;
 use crate::roster::Roster;
 use crate::session::{ReplayWindow, SessionId};
@@ -1379,9 +1379,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             held: &stream.held,
             seen: &stream.seen,
             unsupported: &stream.unsupported,
-            wanted: stream
-                .wanted(0..=u64::MAX)
-                .fold(0, |n: u64, gap| n.saturating_add(width(&gap))),
+            wanted: total(stream.wanted(0..=u64::MAX)),
         })
     }
 
@@ -1437,8 +1435,7 @@ fn usable(mut config: Config) -> Config {
 
 /// Takes what is held of a stream below `below` out of the store; how many that were.
 fn drop_held(store: &mut impl Store, id: StreamId, stream: &mut Stream, below: u64) -> u64 {
-    let held = stream.held.within(0..=below.saturating_sub(1));
-    let count = held.fold(0, |n: u64, range| n.saturating_add(width(&range)));
+    let count = total(stream.held.within(0..=below.saturating_sub(1)));
     stream.held.remove_below(below);
     store.remove_below(id, below);
     count

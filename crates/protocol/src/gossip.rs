@@ -21,7 +21,7 @@ use crate::bounds::{
 use crate::core::{Core, To, Transmit, wire_message};
 use crate::id::{MessageId, StreamId};
 use crate::peer::{Peer, PeerId};
-use crate::ranges::{RangeSet, width};
+use crate::ranges::{RangeSet, total, width};
 use crate::store::{Fetch, Store};
 use crate::stream::Stream;
 use crate::time::Time;
@@ -371,7 +371,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                     before.due = before.due.min(pending.due);
                     for (stream, wanted) in pending.wants {
                         let wants = before.wants.entry(stream).or_default();
-                        wanted.iter().for_each(|range| wants.insert_range(range));
+                        wants.extend(wanted.iter());
                     }
                 }
                 None => {
@@ -422,7 +422,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         match self.solicits.get_mut(&origin) {
             Some(pending) => {
                 let wants = pending.wants.entry(id).or_default();
-                picked.iter().for_each(|range| wants.insert_range(range));
+                wants.extend(picked.iter());
             }
             None => {
                 let wants = BTreeMap::from([(id, picked)]);
@@ -457,12 +457,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
                     continue;
                 };
                 // In the meantime some may have come, or have been asked of somebody else.
-                let mut wanted = RangeSet::new();
-                for range in picked.iter().flat_map(|range| stream.wanted(range)) {
-                    wanted.insert_range(range);
-                }
+                let wanted = picked.iter().flat_map(|range| stream.wanted(range));
+                let mut wanted: RangeSet = wanted.collect();
                 stream.subtract_asked(now, until, &mut wanted);
-                let wanted = shrink(wanted, room.saturating_sub(entries.len()));
+                let wanted = shrink_entry(wanted, room.saturating_sub(entries.len()));
                 if !wanted.is_empty() {
                     stream.note_asked(&wanted);
                     self.stats.solicited = self.stats.solicited.saturating_add(wanted.count());
@@ -550,9 +548,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if floor.stream == self.own || seq <= stream.floor || !stream.asked_within(0..=seq - 1) {
             return;
         }
-        let skipped = stream
-            .wanted(0..=seq - 1)
-            .fold(0, |n: u64, gap| n.saturating_add(width(&gap)));
+        let skipped = total(stream.wanted(0..=seq - 1));
         stream.known.insert_range(stream.floor..=seq - 1);
         stream.note_young(seq);
         self.stats.skipped = self.stats.skipped.saturating_add(skipped);
@@ -591,7 +587,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
             for (stream, ranges) in awaited {
                 let queue = peer.repair.entry(stream).or_default();
-                ranges.iter().for_each(|range| queue.insert_range(range));
+                queue.extend(ranges.iter());
             }
             self.repairing.insert(id);
         }
@@ -691,7 +687,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
             if writer.finish() == 0 && full && payload.len() == wire::HEADER_BYTES {
                 // It fits into no datagram. Nothing that is taken in is so large.
-                newest.iter().for_each(|range| ranges.remove_range(range));
+                ranges.remove_all(&newest);
             }
             if let Some(stream) = self.streams.get_mut(&stream_id) {
                 gone.iter()
@@ -735,24 +731,27 @@ fn first_young(store: &impl Store, id: StreamId, stream: &Stream, cutoff: Time) 
 }
 
 /// Drops ranges from the middle, between the newest and the share of the oldest, until the rest
-/// fits into an entry of `bytes`.
-fn shrink(mut ranges: RangeSet, bytes: usize) -> RangeSet {
-    while !ranges.is_empty() && wire::solicit_entry_bytes(ranges.iter()) > bytes {
+/// fits, as `bytes` of it says, into `room`.
+pub(crate) fn shrink(
+    mut ranges: RangeSet,
+    room: usize,
+    bytes: impl Fn(&RangeSet) -> usize,
+) -> RangeSet {
+    while !ranges.is_empty() && bytes(&ranges) > room {
         let keep = ranges.range_count() * 3 / 4;
         let oldest = keep * OLDEST_SHARE_PERCENT as usize / 100;
-        let mut kept = RangeSet::new();
-        ranges
-            .iter()
-            .rev()
-            .take(keep - oldest)
-            .for_each(|range| kept.insert_range(range));
-        ranges
-            .iter()
-            .take(oldest)
-            .for_each(|range| kept.insert_range(range));
+        let mut kept: RangeSet = ranges.iter().rev().take(keep - oldest).collect();
+        kept.extend(ranges.iter().take(oldest));
         ranges = kept;
     }
     ranges
+}
+
+/// The same for a solicit's or an ask's entry.
+pub(crate) fn shrink_entry(ranges: RangeSet, room: usize) -> RangeSet {
+    shrink(ranges, room, |ranges| {
+        wire::solicit_entry_bytes(ranges.iter())
+    })
 }
 
 /// The `count` largest numbers of a set.
@@ -770,11 +769,8 @@ fn newest(set: &RangeSet, mut count: u64) -> RangeSet {
 }
 
 fn runs_of(runs: impl Iterator<Item = (RunKind, RangeInclusive<u64>)>, kind: RunKind) -> RangeSet {
-    let mut set = RangeSet::new();
-    for (_, range) in runs.filter(|(run, _)| *run == kind) {
-        set.insert_range(range);
-    }
-    set
+    let runs = runs.filter(|(run, _)| *run == kind);
+    runs.map(|(_, range)| range).collect()
 }
 
 /// What a digest says of a stream, in at most `bytes`. If not all of it fits, the entry covers the

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::bounds::{CHALLENGE_INTERVAL_MIN, REPEAT_MAX, REPEAT_MIN, RTT_GUESS};
-use crate::id::StreamId;
+use crate::id::{NodeId, StreamId};
 use crate::ranges::RangeSet;
 use crate::session::{ReplayWindow, SessionId};
 use crate::time::Time;
@@ -115,6 +115,12 @@ impl Peer {
         self.session
             .as_ref()
             .map_or(0, |session| session.id.instance)
+    }
+
+    /// Whether it is up and is this node.
+    pub fn is_up_as(&self, node: NodeId) -> bool {
+        let session = self.session.as_ref();
+        self.up && session.is_some_and(|session| session.id.node == node)
     }
 
     /// What is left of the peer's repair budget in `round`.

@@ -138,8 +138,7 @@ impl RangeSet {
 
     /// How many numbers are in the set; saturates at `u64::MAX`. Linear in the ranges.
     pub fn count(&self) -> u64 {
-        self.iter()
-            .fold(0, |sum: u64, range| sum.saturating_add(width(&range)))
+        total(self.iter())
     }
 
     /// The smallest number in the set.
@@ -300,6 +299,13 @@ impl RangeSet {
         }
     }
 
+    /// Removes all numbers of another set.
+    pub fn remove_all(&mut self, other: &RangeSet) {
+        for range in other.iter() {
+            self.remove_range(range);
+        }
+    }
+
     /// Removes one number; whether it was there.
     pub fn remove(&mut self, n: u64) -> bool {
         let there = self.contains(n);
@@ -325,6 +331,27 @@ impl RangeSet {
         }
         Some(lo)
     }
+}
+
+impl Extend<RangeInclusive<u64>> for RangeSet {
+    fn extend<I: IntoIterator<Item = RangeInclusive<u64>>>(&mut self, ranges: I) {
+        for range in ranges {
+            self.insert_range(range);
+        }
+    }
+}
+
+impl FromIterator<RangeInclusive<u64>> for RangeSet {
+    fn from_iter<I: IntoIterator<Item = RangeInclusive<u64>>>(ranges: I) -> Self {
+        let mut set = RangeSet::new();
+        set.extend(ranges);
+        set
+    }
+}
+
+/// How many numbers are in disjoint ranges; saturates at `u64::MAX`.
+pub fn total(ranges: impl Iterator<Item = RangeInclusive<u64>>) -> u64 {
+    ranges.fold(0, |sum: u64, range| sum.saturating_add(width(&range)))
 }
 
 /// How many numbers are in `range`; saturates at `u64::MAX`.

@@ -17,6 +17,7 @@ use crate::bounds::{
     ASK_SPREAD_PEER, PLAINTEXT_BYTES_MAX, RECEIPT_KEPT, RECEIPTS_MAX, SEQ_MAX,
 };
 use crate::core::{Core, To, Transmit};
+use crate::gossip::{shrink, shrink_entry};
 use crate::id::{MessageId, MessageIds, StreamId};
 use crate::peer::{Peer, PeerId};
 use crate::ranges::{RangeSet, width};
@@ -168,10 +169,7 @@ impl Open {
         let mut open = RangeSet::new();
         open.insert_range(messages.clone());
         if let Some(answer) = self.answers.get(&peer) {
-            answer
-                .answered
-                .iter()
-                .for_each(|range| open.remove_range(range));
+            open.remove_all(&answer.answered);
         }
         open
     }
@@ -334,7 +332,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         for entry in ask.entries() {
             let wants = asked.wants.entry(entry.stream).or_default();
-            entry.ranges().for_each(|range| wants.insert_range(range));
+            wants.extend(entry.ranges());
         }
         self.receipts.next = self.receipts.next.min(asked.due);
     }
@@ -395,10 +393,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 }
                 open.ask_at = now + open.pause;
                 let again = receipts.again.entry(peer).or_default();
-                let again = again.entry(stream).or_default();
-                unanswered
-                    .iter()
-                    .for_each(|range| again.insert_range(range));
+                again.entry(stream).or_default().extend(unanswered.iter());
             }
             open.pause = (open.pause * 2).min(ASK_AGAIN_MAX);
         }
@@ -468,23 +463,18 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let Some(stream) = self.streams.get(&id) else {
                 continue;
             };
-            for (fate, since_us, mut ranges) in self.fates(now, id, stream, wants) {
+            for (fate, since_us, ranges) in self.fates(now, id, stream, wants) {
                 let room = ENTRIES_BYTES.saturating_sub(entries.len());
                 let all = ranges.range_count();
-                while wire::receipt_entry_bytes(since_us, ranges.iter()) > room
-                    && !ranges.is_empty()
-                {
-                    let half = ranges.iter().take(ranges.range_count() / 2);
-                    let mut fewer = RangeSet::new();
-                    half.for_each(|range| fewer.insert_range(range));
-                    ranges = fewer;
-                }
+                let ranges = shrink(ranges, room, |ranges| {
+                    wire::receipt_entry_bytes(since_us, ranges.iter())
+                });
                 if ranges.range_count() < all {
                     asked.due = now + asked.spread;
                 }
                 if !ranges.is_empty() {
                     wire::put_receipt_entry(&mut entries, id, fate, since_us, ranges.iter());
-                    ranges.iter().for_each(|range| wants.remove_range(range));
+                    wants.remove_all(&ranges);
                 }
             }
         }
@@ -515,27 +505,22 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let mut settled = RangeSet::new();
         for range in wants.iter() {
             settled.insert_range(*range.start()..=(stream.floor - 1).min(*range.end()));
-            stream
-                .known
-                .within(range)
-                .for_each(|known| settled.insert_range(known));
+            settled.extend(stream.known.within(range));
         }
         for waiting in [&stream.ready, &stream.retry, &stream.in_flight] {
-            waiting.iter().for_each(|range| settled.remove_range(range));
+            settled.remove_all(waiting);
         }
         let mut fates = Vec::new();
         for (fate, set) in [
             (Fate::Applied, &stream.seen),
             (Fate::Unsupported, &stream.unsupported),
         ] {
-            let mut these = RangeSet::new();
-            for range in settled.iter().flat_map(|range| set.within(range)) {
-                these.insert_range(range);
-            }
-            these.iter().for_each(|range| settled.remove_range(range));
+            let these = settled.iter().flat_map(|range| set.within(range));
+            let mut these: RangeSet = these.collect();
+            settled.remove_all(&these);
             if fate == Fate::Applied {
                 for (since_us, moment) in self.moments(now, id, &these) {
-                    moment.iter().for_each(|range| these.remove_range(range));
+                    these.remove_all(&moment);
                     fates.push((fate, Some(since_us), moment));
                 }
             }
@@ -566,18 +551,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
 /// Takes out of `asks` what fits into `room` bytes of entries.
 fn take_entries(asks: &mut BTreeMap<StreamId, RangeSet>, room: usize) -> Vec<u8> {
     let mut entries = Vec::new();
-    while let Some((stream, ranges)) = asks.pop_first() {
-        let mut left = ranges.clone();
-        let mut taken = RangeSet::new();
-        for range in ranges.iter() {
-            let mut more = taken.clone();
-            more.insert_range(range.clone());
-            if entries.len() + wire::solicit_entry_bytes(more.iter()) > room {
-                break;
-            }
-            left.remove_range(range);
-            taken = more;
-        }
+    while let Some((stream, mut left)) = asks.pop_first() {
+        let taken = shrink_entry(left.clone(), room.saturating_sub(entries.len()));
+        left.remove_all(&taken);
         if !taken.is_empty() {
             wire::put_solicit_entry(&mut entries, stream, taken.iter());
         }

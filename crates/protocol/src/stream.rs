@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::absence::Absence;
 use crate::bounds::REORDER_DELAY;
 use crate::peer::PeerId;
-use crate::ranges::{RangeSet, width};
+use crate::ranges::{RangeSet, total};
 use crate::time::Time;
 
 #[derive(Debug)]
@@ -140,9 +140,7 @@ impl Stream {
         if floor <= self.floor {
             return 0;
         }
-        let lost = self
-            .wanted(self.floor..=floor - 1)
-            .fold(0, |n: u64, gap| n.saturating_add(width(&gap)));
+        let lost = total(self.wanted(self.floor..=floor - 1));
         for set in [
             &mut self.known,
             &mut self.held,
@@ -176,16 +174,14 @@ impl Stream {
             self.asked[1] = if both { RangeSet::new() } else { younger };
             self.asked_turn = until;
         }
-        for range in self.asked.iter().flat_map(RangeSet::iter) {
-            ranges.remove_range(range);
+        for generation in &self.asked {
+            ranges.remove_all(generation);
         }
     }
 
     /// Notes that `ranges` are being asked for.
     pub fn note_asked(&mut self, ranges: &RangeSet) {
-        for range in ranges.iter() {
-            self.asked[0].insert_range(range);
-        }
+        self.asked[0].extend(ranges.iter());
     }
 
     /// Notes that `seq` and what comes after it is young enough to be wanted.
