@@ -146,8 +146,8 @@ impl Applier {
         }
         // A failed one is tried again at a time that the runtime may not know yet.
         let sooner = core.poll_timeout() < timeout;
+        shared.wake_waiters(&core);
         drop(core);
-        shared.tell_waiters();
         if sooner {
             shared.wake.notify_one();
         }

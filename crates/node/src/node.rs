@@ -158,11 +158,9 @@ impl Shared {
         }
     }
 
-    /// Has those who wait for receipts look again, if anybody does.
-    pub fn tell_waiters(&self) {
+    /// Has those who wait for receipts look again, if anybody does. The caller has just changed the core.
+    pub fn wake_waiters(&self, _core: &NodeCore) {
         if self.waiters.load(Ordering::Relaxed) > 0 {
-            // Under the core's lock, or one about to wait would miss it.
-            let _core = self.core.lock();
             self.receipts.notify_all();
         }
     }

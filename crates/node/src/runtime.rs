@@ -121,11 +121,6 @@ impl Runtime {
             // it from.
             tokio::task::yield_now().await;
             let more = self.receive();
-            // Once for all that came: each waiter takes the core's lock to look.
-            let receipts = shared.core.lock().stats().receipts_in;
-            if std::mem::replace(&mut self.receipts_in, receipts) != receipts {
-                shared.tell_waiters();
-            }
             let timeout = self.keep_time();
             shared.send_waiting(SEND_BATCH);
             if self.housekeeping.elapsed() >= HOUSEKEEPING {
@@ -230,7 +225,7 @@ impl Runtime {
     }
 
     /// Lets the core do what is due; when it wants to be called next.
-    fn keep_time(&self) -> Time {
+    fn keep_time(&mut self) -> Time {
         let shared = &self.shared;
         let mut core = shared.core.lock();
         let now = sys::boot_clock();
@@ -241,6 +236,11 @@ impl Runtime {
         let mut events = Vec::new();
         while let Some(event) = core.poll_event() {
             events.push(event);
+        }
+        // Once for all that came: each waiter takes the core's lock to look.
+        let receipts = core.stats().receipts_in;
+        if std::mem::replace(&mut self.receipts_in, receipts) != receipts {
+            shared.wake_waiters(&core);
         }
         let timeout = core.poll_timeout();
         drop(core);

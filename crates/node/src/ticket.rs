@@ -39,8 +39,8 @@ impl Ticket {
         for id in self.ids.iter() {
             core.handle_applied(now, id, outcome);
         }
+        self.shared.wake_waiters(&core);
         drop(core);
-        self.shared.tell_waiters();
         if outcome == Outcome::Failed {
             self.shared.wake.notify_one();
         }

@@ -294,8 +294,13 @@ impl Fleet {
         let node = &mut self.nodes[index];
         node.life += 1;
         node.core = make_core(seed, index, node.life, &node.config, now, now);
+        self.come_up_empty(index);
+    }
+
+    fn come_up_empty(&mut self, index: usize) {
+        let node = &mut self.nodes[index];
         node.up = true;
-        node.cache_started = now;
+        node.cache_started = self.now;
         node.applied.clear();
         node.applied_at.clear();
         node.attempts.clear();
@@ -322,12 +327,7 @@ impl Fleet {
         for (id, held) in kept {
             node.core.restore(*id, held);
         }
-        node.up = true;
-        node.cache_started = now;
-        node.applied.clear();
-        node.applied_at.clear();
-        node.attempts.clear();
-        self.add_peers(index);
+        self.come_up_empty(index);
     }
 
     pub fn restart(&mut self, index: usize) {

@@ -309,13 +309,15 @@ fn checks(lossless: &Summary, half: &Summary) -> Vec<Check> {
         };
         let mut state = Recurrence::new(exchange, ONE);
         state.advance(80_000);
-        checks.push(Check {
-            what: format!("share without it after 80,000 rounds, 99 % lost, β = {beta}"),
-            unit: "log10".to_owned(),
-            ours: state.residual_log10(),
-            reference: -12.0,
-            source: format!("{TALK}: 99.9999999999 %"),
-        });
+        let what = format!("share without it after 80,000 rounds, 99 % lost, β = {beta}");
+        let source = format!("{TALK}: 99.9999999999 %");
+        checks.push(Check::new(
+            &what,
+            "log10",
+            state.residual_log10(),
+            -12.0,
+            &source,
+        ));
     }
     checks
 }

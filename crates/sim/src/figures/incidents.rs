@@ -307,13 +307,8 @@ impl Run {
         let mut checks = Vec::new();
         let at = format!("at {} purges/s", self.rate);
         let mut check = |what: String, unit: &str, ours: f64, reference: f64, source: &str| {
-            checks.push(Check {
-                what: format!("{what}, {at}"),
-                unit: unit.to_owned(),
-                ours,
-                reference,
-                source: source.to_owned(),
-            });
+            let what = format!("{what}, {at}");
+            checks.push(Check::new(&what, unit, ours, reference, source));
         };
         check(
             "purges applied, of all that should be".to_owned(),

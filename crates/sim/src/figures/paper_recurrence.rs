@@ -64,12 +64,8 @@ pub fn draw(out: &Path, _effort: Effort) -> Result<(), FigureError> {
         panel.series = vec![line.unit("processes"), crosses.unit("processes")];
         panel
     };
-    let check = |what: &str, ours: f64, reference: f64| Check {
-        what: what.to_owned(),
-        unit: "processes".to_owned(),
-        ours,
-        reference,
-        source: SOURCE.to_owned(),
+    let check = |what: &str, ours: f64, reference: f64| {
+        Check::new(what, "processes", ours, reference, SOURCE)
     };
     let failed = lacking(0.0, FAILED.len() - 1);
     let reached = lacking(0.9, REACHED.len() - 1);

@@ -221,13 +221,8 @@ fn perturbed_checks(keeps: &[Perturbed], loses: &[Perturbed]) -> Vec<Check> {
             let nodes = run.nodes;
             let at = format!("{nodes} members, a sleeper's socket {socket} what arrives");
             let mut check = |what: &str, unit: &str, ours: f64, reference: f64, source: &str| {
-                checks.push(Check {
-                    what: format!("{what}, {at}"),
-                    unit: unit.to_owned(),
-                    ours,
-                    reference,
-                    source: source.to_owned(),
-                });
+                let what = format!("{what}, {at}");
+                checks.push(Check::new(&what, unit, ours, reference, source));
             };
             let steady = format!("{PAPER}: stable throughput at 100 messages/s");
             check(
