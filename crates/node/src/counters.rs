@@ -77,6 +77,8 @@ counters! {
     dns_failures,
     /// Purges answered before they were in the journal: it was too slow, or does not work.
     not_journalled,
+    /// Requests that were not let wait for receipts, because too many did.
+    waiters_refused,
     /// Panics caught while purges were applied; the batch was tried again.
     apply_panics,
     /// Purges whose issuer did not say what became of them here; they are applied by the applier.

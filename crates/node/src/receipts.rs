@@ -82,6 +82,8 @@ impl Waiter {
         let before = shared.waiters.fetch_add(1, Ordering::Relaxed);
         if before >= WAITERS_MAX {
             shared.waiters.fetch_sub(1, Ordering::Relaxed);
+            let refused = &shared.counters.waiters_refused;
+            refused.fetch_add(1, Ordering::Relaxed);
             return Err(WaitError::TooMany);
         }
         // There is room for more receipts than waiters.

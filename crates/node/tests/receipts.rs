@@ -104,6 +104,7 @@ fn waiters_are_bounded_and_a_stop_ends_them() {
         eventually("all wait", || {
             handle.wait_applied(id, 0, Duration::ZERO) == Err(WaitError::TooMany)
         });
+        assert!(node.counter("waiters_refused") > 0);
         let begun = Instant::now();
         handle.stop(LONG);
         for waiter in waiters {

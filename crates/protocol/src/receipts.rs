@@ -186,6 +186,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         if !self.receipts.open.contains_key(&key) {
             if self.receipts.open.len() >= RECEIPTS_MAX {
+                self.stats.receipts_given_up += 1;
                 let unpinned = self.receipts.open.iter().filter(|(_, open)| open.pins == 0);
                 let Some((&oldest, _)) = unpinned.min_by_key(|(_, open)| open.read) else {
                     return false;
@@ -328,6 +329,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let before: usize = asked.wants.values().map(RangeSet::range_count).sum();
         if before + new > ASK_RANGES_MAX {
             // What cannot be answered must not stand in the way of what can; it is asked again.
+            let dropped = asked.wants.values().map(RangeSet::count);
+            let dropped = dropped.fold(0, u64::saturating_add);
+            self.stats.asks_dropped = self.stats.asks_dropped.saturating_add(dropped);
             asked.wants.clear();
         }
         for entry in ask.entries() {

@@ -104,6 +104,10 @@ stats! {
     asks_out,
     /// Such questions received.
     asks_in,
+    /// Receipts given up for others that were read later, or refused because all were waited for.
+    receipts_given_up,
+    /// Messages asked about by peers and forgotten unanswered, because too many were; they ask again.
+    asks_dropped,
     /// Datagrams of receipts sent.
     receipts_out,
     /// Datagrams of receipts received.

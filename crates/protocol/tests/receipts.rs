@@ -270,6 +270,7 @@ fn what_somebody_waits_for_is_not_given_up_for_others() {
     }
     assert!(core.receipt(ids(1)).is_some());
     assert!(core.receipt(ids(2)).is_none(), "the oldest went");
+    assert_eq!(core.stats().receipts_given_up, RECEIPTS_MAX as u64 + 1);
     for seq in 10_000..10_000 + RECEIPTS_MAX as u64 - 1 {
         assert!(core.ask_receipt(now, ids(seq), true));
     }
@@ -320,6 +321,7 @@ fn answers_to_what_was_never_asked_and_endless_questions_cost_nothing() {
         "no stream is made of a question"
     );
     assert_eq!(core.stats().receipts_out, 0, "there is nothing to say");
+    assert!(core.stats().asks_dropped > 0, "dropped and not counted");
     for _ in 0..20 {
         at = at + secs(1);
         core.handle_timeout(at);
