@@ -172,3 +172,15 @@ pub const FLUSH_RETRY: Duration = Duration::from_secs(1);
 
 /// Bytes charged for a held message besides its op: keys, times and the map's own overhead.
 pub const HELD_OVERHEAD_BYTES: u64 = 96;
+
+/// Largest body of a node's news: 71 bytes with all numbers at their longest, and room for what later
+/// versions add. Most take 8 to 12.
+pub const NEWS_BODY_BYTES_MAX: usize = 96;
+
+/// Share of a digest's datagram that is kept for news, in percent, if there is so much of it.
+pub const NEWS_SHARE_PERCENT: usize = 50;
+
+/// News older than this is no news: its node is not counted among those of whom is known how far they are.
+pub const NEWS_STALE_MIN: Duration = Duration::from_secs(10);
+/// For each peer it may be older by so much: a datagram takes the news of some fifty nodes.
+pub const NEWS_STALE_PEER: Duration = Duration::from_millis(100);

@@ -18,6 +18,7 @@ use crate::bounds::{
 use crate::config::Config;
 use crate::gossip::PendingSolicit;
 use crate::id::{Epoch, MessageId, MessageIds, NodeId, StreamId};
+use crate::news::Newsroom;
 use crate::peer::{Peer, PeerId, Session};
 use crate::purge::Purge;
 use crate::ranges::{RangeSet, total, width};
@@ -201,6 +202,10 @@ pub struct StreamView<'a> {
     pub unsupported: &'a RangeSet,
     /// How many messages are known to exist and are wanted.
     pub wanted: u64,
+    /// Since when something of it has been wanted, or received and not applied, as the rounds saw it.
+    pub lacking_since: Option<Time>,
+    /// How many of its messages came as repairs, not by dissemination.
+    pub recovered: u64,
 }
 
 /// A peer, as [`Core::peers`] shows it.
@@ -220,6 +225,11 @@ pub struct PeerView {
     pub up: bool,
     /// Smoothed round trip.
     pub rtt: Option<Duration>,
+    /// By how many ms its wall clock is ahead of this node's, within half a round trip; `None` if one of
+    /// them is not told.
+    pub clock_skew_ms: Option<i64>,
+    /// When its last digest came.
+    pub digest_heard: Option<Time>,
 }
 
 /// One node of a fleet. See the crate's documentation for how it works and
@@ -243,7 +253,7 @@ pub struct Core<S, R> {
     pub(crate) streams: BTreeMap<StreamId, Stream>,
     pub(crate) peers: BTreeMap<PeerId, Peer>,
     /// The same peers by what they are at the moment.
-    roster: Roster,
+    pub(crate) roster: Roster,
     counter: u64,
     pub(crate) round: u64,
     next_round: Time,
@@ -276,6 +286,7 @@ pub struct Core<S, R> {
     retry_at: Time,
     reopenings: u32,
     pub(crate) receipts: Receipts,
+    pub(crate) news: Newsroom,
     pub(crate) stats: Stats,
     events: VecDeque<Event>,
 }
@@ -336,6 +347,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             retry_at: Time::NEVER,
             reopenings: 0,
             receipts: Receipts::new(),
+            news: Newsroom::default(),
             stats: Stats::default(),
             events: VecDeque::new(),
             config,
@@ -374,6 +386,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub fn remove_peer(&mut self, peer: PeerId) {
         if let Some(state) = self.peers.remove(&peer) {
             self.roster.remove(peer, &state);
+            if let Some(session) = &state.session {
+                self.forget_news(session.id.node);
+            }
         }
         self.control.remove(&peer);
         self.repairing.remove(&peer);
@@ -597,6 +612,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 Frame::Floor(floor) => self.handle_floor(floor),
                 Frame::Ask(ask) => self.handle_ask(now, from, ask),
                 Frame::Receipts(all) => self.handle_receipts(now, from, all),
+                Frame::News(news) => self.handle_news(now, from, news),
                 Frame::Unknown { .. } => self.stats.frames_unknown += 1,
             }
         }
@@ -665,6 +681,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
         peer.challenge_interval = CHALLENGE_INTERVAL_MIN;
         peer.challenge_due = now;
         self.stats.sessions += 1;
+        if let Some(before) = before.filter(|before| before.node != sender.node) {
+            self.forget_news(before.node);
+        }
         if restarted {
             self.emit(Event::PeerRestarted(from));
         }
@@ -780,6 +799,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             },
         );
         if repair {
+            stream.recovered += 1;
             self.stats.recovered += 1;
         } else {
             self.stats.received += 1;
@@ -1050,6 +1070,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.expire(now);
         self.check_peers(now);
         self.check_absence(now);
+        self.survey(now);
         self.digests.clear();
         match self.choose_peer() {
             Some(peer) => self.build_digests(now, peer),
@@ -1229,6 +1250,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             if below > first {
                 self.stats.evicted += drop_held(&mut self.store, id, stream, below);
                 stream.evicted_below = below;
+                let left = self.store.oldest(id).map(|(_, born)| born);
+                self.news.evicted_born = self.news.evicted_born.max(left);
                 oldest.extend(self.store.oldest(id).map(|(_, born)| Reverse((born, id))));
             }
         }
@@ -1380,7 +1403,16 @@ impl<S: Store, R: RngCore> Core<S, R> {
             seen: &stream.seen,
             unsupported: &stream.unsupported,
             wanted: total(stream.wanted(0..=u64::MAX)),
+            lacking_since: stream.lacking_since,
+            recovered: stream.recovered,
         })
+    }
+
+    /// How many messages of each stream came as repairs, in the order of the streams' ids.
+    pub fn recovered(&self) -> impl Iterator<Item = (StreamId, u64)> + '_ {
+        self.streams
+            .iter()
+            .map(|(&id, stream)| (id, stream.recovered))
     }
 
     /// All peers, in the order of their numbers.
@@ -1393,6 +1425,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             heard: peer.heard,
             up: peer.up,
             rtt: peer.rtt,
+            clock_skew_ms: peer.clock_skew_ms,
+            digest_heard: peer.digest_heard.map(|(_, heard)| heard),
         })
     }
 

@@ -14,9 +14,10 @@ use std::time::Duration;
 use rand::RngCore;
 
 use crate::bounds::{
-    ACTIVE_ROUNDS, DIGEST_PARTS_MAX, DIGESTS_REMEMBERED, MENTION_RETENTIONS, OLDEST_SHARE_PERCENT,
-    PLAINTEXT_BYTES_MAX, PUSH_SLACK, READY_MAX, REORDER_DELAY, REPAIR_RANGES_MAX, REPEAT_MAX,
-    RTT_GUESS, SOLICIT_JITTER, SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX, STORE_RETRY,
+    ACTIVE_ROUNDS, DIGEST_PARTS_MAX, DIGESTS_REMEMBERED, MENTION_RETENTIONS, NEWS_SHARE_PERCENT,
+    OLDEST_SHARE_PERCENT, PLAINTEXT_BYTES_MAX, PUSH_SLACK, READY_MAX, REORDER_DELAY,
+    REPAIR_RANGES_MAX, REPEAT_MAX, RTT_GUESS, SOLICIT_JITTER, SOLICIT_MESSAGES_MAX,
+    SOLICIT_RANGES_MAX, STORE_RETRY,
 };
 use crate::core::{Core, To, Transmit, wire_message};
 use crate::id::{MessageId, StreamId};
@@ -159,8 +160,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
             room = room.saturating_sub(parts.iter().map(Vec::len).sum::<usize>() - before);
             named += 1;
         }
+        // So is half a part for the news.
+        let news = self.news_bytes();
+        let kept = news.min(DIGEST_ENTRIES_BYTES * NEWS_SHARE_PERCENT / 100);
         for id in quiet {
-            if !self.put_entry(id, usize::MAX, parts.last_mut()) {
+            let part = parts.last().map_or(0, Vec::len);
+            let left = DIGEST_ENTRIES_BYTES.saturating_sub(part + kept);
+            if left < ENTRY_BYTES_MIN || !self.put_entry(id, left, parts.last_mut()) {
                 break;
             }
         }
@@ -204,6 +210,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         wire::put_digest(&mut payload, flags, round, echo, |out| {
             out.append(&mut entries)
         });
+        self.put_news(now, &mut payload);
         self.digests.push_back((to, payload));
     }
 

@@ -31,6 +31,18 @@ pub struct StreamId {
     pub epoch: Epoch,
 }
 
+impl StreamId {
+    /// The streams of all epochs of a node, for maps that are ordered by them.
+    pub fn all_of(node: NodeId) -> std::ops::RangeInclusive<StreamId> {
+        let last = Epoch {
+            stamp: u64::MAX,
+            random: u64::MAX,
+        };
+        let first = Epoch::default();
+        StreamId { node, epoch: first }..=StreamId { node, epoch: last }
+    }
+}
+
 /// A message's id: its stream and its place in it.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MessageId {

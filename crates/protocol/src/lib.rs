@@ -35,6 +35,7 @@
 //! | `gossip` | digest, solicit, repair |
 //! | `absence` | what to do when what is missing has expired everywhere |
 //! | `receipts` | who has applied what, for those who ask |
+//! | `news` | how far each node has got, as all hear of it |
 //! | `stream` | what a node knows of one stream, as sets of ranges |
 //! | `peer`, [`session`] | what it knows of a peer; which of its datagrams count |
 //! | [`wire`] | the plaintext of a datagram, byte by byte |
@@ -56,6 +57,7 @@ pub mod config;
 mod core;
 mod gossip;
 pub mod id;
+mod news;
 mod peer;
 pub mod purge;
 pub mod ranges;
@@ -72,5 +74,6 @@ pub use crate::core::{
     Core, Delivery, Event, Identity, Knowledge, Outcome, PeerView, PurgeError, StreamView, To,
     Transmit,
 };
+pub use crate::news::NewsView;
 pub use crate::peer::PeerId;
 pub use crate::receipts::{PeerReceipt, Receipt, ReceiptState};

@@ -44,6 +44,8 @@ pub(crate) struct Peer {
     pub heard: Option<Time>,
     pub up: bool,
     pub rtt: Option<Duration>,
+    /// By how much its wall clock is ahead of this node's, within half a round trip.
+    pub clock_skew_ms: Option<i64>,
 
     /// Round and time of the last digest from this peer.
     pub digest_heard: Option<(u64, Time)>,
@@ -81,6 +83,7 @@ impl Peer {
             heard: None,
             up: false,
             rtt: None,
+            clock_skew_ms: None,
 
             digest_heard: None,
             repair: BTreeMap::new(),

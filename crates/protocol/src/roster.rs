@@ -139,6 +139,14 @@ impl Roster {
         self.sessions.range(all).map(|&(_, id)| id)
     }
 
+    /// Whether a node is one of the peers, whatever its instance.
+    pub fn has_node(&self, node: NodeId) -> bool {
+        let least = SessionId { node, instance: 0 };
+        let all = (least, PeerId(0))..;
+        let first = self.sessions.range(all).next();
+        first.is_some_and(|(session, _)| session.node == node)
+    }
+
     /// Nodes that are more than one peer, and `own`, with those peers: two processes with one name, or one at
     /// two addresses.
     pub fn shared_nodes(&self, own: NodeId) -> BTreeMap<NodeId, Vec<PeerId>> {

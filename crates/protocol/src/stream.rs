@@ -64,6 +64,10 @@ pub(crate) struct Stream {
     pub digest_below: Option<u64>,
     /// Whether the next digest is to have that part, not the newest one.
     pub digest_older: bool,
+    /// Messages of it that came as repairs.
+    pub recovered: u64,
+    /// Since when something of it is wanted, or received and not applied, as the rounds saw it.
+    pub lacking_since: Option<Time>,
     /// What is heard of messages that may have expired everywhere.
     pub absence: Option<Absence>,
     /// Below this, what was held has been dropped for want of room.
@@ -100,6 +104,8 @@ impl Stream {
             young_from: None,
             digest_below: None,
             digest_older: false,
+            recovered: 0,
+            lacking_since: None,
             absence: None,
             evicted_below: 0,
             flushed_top: 0,
@@ -129,6 +135,14 @@ impl Stream {
     pub fn first_unapplied(&self) -> Option<u64> {
         let sets = [&self.ready, &self.retry, &self.in_flight];
         sets.into_iter().filter_map(RangeSet::first).min()
+    }
+
+    /// How many messages were received and not yet applied.
+    pub fn unapplied(&self) -> u64 {
+        let sets = [&self.ready, &self.retry, &self.in_flight];
+        sets.into_iter()
+            .map(RangeSet::count)
+            .fold(0, u64::saturating_add)
     }
 
     pub fn has_gaps(&self) -> bool {

@@ -6,6 +6,7 @@
 //! canonical (shortest varints, ascending and maximal ranges), so a datagram that decodes encodes
 //! back to the very same bytes. Integers are little-endian; *varint* is LEB128, at most ten bytes.
 
+mod news;
 mod receipts;
 
 use std::ops::RangeInclusive;
@@ -14,6 +15,7 @@ use crate::bounds::{NAME_BYTES_MAX, SEQ_MAX};
 use crate::id::{Epoch, NodeId, StreamId};
 use crate::purge::Purge;
 
+pub use news::{Lacking, News, NewsEntry, Standing, news_entry_bytes, put_news, put_news_entry};
 pub use receipts::{
     Ask, Fate, ReceiptEntry, Receipts, put_ask, put_receipt_entry, put_receipts,
     receipt_entry_bytes,
@@ -37,6 +39,7 @@ const FRAME_SOLICIT: u8 = 5;
 const FRAME_FLOOR: u8 = 6;
 const FRAME_ASK: u8 = 7;
 const FRAME_RECEIPT: u8 = 8;
+const FRAME_NEWS: u8 = 9;
 
 /// Why bytes are not a datagram. Nothing has been changed by trying.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -141,6 +144,8 @@ pub enum Frame<'a> {
     Ask(Ask<'a>),
     /// Which messages the sender has applied.
     Receipts(Receipts<'a>),
+    /// How far nodes have got.
+    News(News<'a>),
     /// A frame of a later version: skipped.
     Unknown {
         /// Its type.
@@ -191,6 +196,10 @@ impl<'a> Frame<'a> {
             FRAME_RECEIPT => Frame::Receipts(Receipts {
                 entries: body.rest(),
             }),
+            FRAME_NEWS => Frame::News(News {
+                wall_ms: body.varint()?,
+                entries: body.rest(),
+            }),
             kind => Frame::Unknown {
                 kind,
                 body: body.rest(),
@@ -212,6 +221,7 @@ impl<'a> Frame<'a> {
             Frame::Solicit(solicit) => solicit.try_entries().try_for_each(|entry| entry.map(drop)),
             Frame::Ask(ask) => ask.try_entries().try_for_each(|entry| entry.map(drop)),
             Frame::Receipts(all) => all.try_entries().try_for_each(|entry| entry.map(drop)),
+            Frame::News(news) => news.try_entries().try_for_each(|entry| entry.map(drop)),
             _ => Ok(()),
         }
     }
@@ -257,6 +267,12 @@ impl<'a> Frame<'a> {
             }),
             Frame::Receipts(all) => frame(out, FRAME_RECEIPT, |out| {
                 for entry in all.entries() {
+                    entry.encode(out);
+                }
+            }),
+            Frame::News(news) => frame(out, FRAME_NEWS, |out| {
+                put_varint(out, news.wall_ms);
+                for entry in news.entries() {
                     entry.encode(out);
                 }
             }),

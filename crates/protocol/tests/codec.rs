@@ -5,13 +5,13 @@ mod common;
 
 use std::ops::RangeInclusive;
 
-use powderhorn_protocol::bounds::{NAME_BYTES_MAX, SEQ_MAX};
+use powderhorn_protocol::bounds::{NAME_BYTES_MAX, NEWS_BODY_BYTES_MAX, SEQ_MAX};
 use powderhorn_protocol::id::{Epoch, NodeId, StreamId};
 use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::wire::{
-    self, Challenge, DataWriter, Datagram, EntryWriter, Fate, Floor, Frame, Header, RunKind,
-    WireError, WireMessage,
+    self, Challenge, DataWriter, Datagram, EntryWriter, Fate, Floor, Frame, Header, Lacking,
+    RunKind, Standing, WireError, WireMessage,
 };
 use proptest::prelude::*;
 
@@ -26,11 +26,15 @@ enum Plain {
     Floor(StreamId, u64),
     Ask(u64, Vec<(StreamId, Vec<RangeInclusive<u64>>)>),
     Receipts(Vec<Told>),
+    News(u64, Vec<OneNews>),
     Unknown(u8, Vec<u8>),
 }
 
 /// What became of messages: of which stream, what, how long ago, and which.
 type Told = (StreamId, Fate, Option<u64>, Vec<RangeInclusive<u64>>);
+
+/// The news of a node: whose, its age, and what it says.
+type OneNews = (NodeId, u64, Vec<u8>);
 
 #[derive(Clone, Debug, PartialEq)]
 struct Message {
@@ -125,6 +129,16 @@ impl Plain {
                 }
                 wire::put_receipts(out, &encoded);
             }
+            Plain::News(wall_ms, entries) => {
+                let mut encoded = Vec::new();
+                for (node, age_ms, body) in entries {
+                    let before = encoded.len();
+                    wire::put_news_entry(&mut encoded, *node, *age_ms, body);
+                    let bytes = wire::news_entry_bytes(*age_ms, body);
+                    assert_eq!(bytes, encoded.len() - before);
+                }
+                wire::put_news(out, *wall_ms, &encoded);
+            }
             Plain::Unknown(kind, body) => Frame::Unknown { kind: *kind, body }.encode(out),
         }
     }
@@ -176,6 +190,12 @@ impl Plain {
             Frame::Receipts(all) => Plain::Receipts(
                 all.entries()
                     .map(|e| (e.stream, e.fate, e.since_us, e.ranges().collect()))
+                    .collect(),
+            ),
+            Frame::News(news) => Plain::News(
+                news.wall_ms,
+                news.entries()
+                    .map(|entry| (entry.node, entry.age_ms, entry.body.to_vec()))
                     .collect(),
             ),
             Frame::Unknown { kind, body } => Plain::Unknown(*kind, body.to_vec()),
@@ -324,9 +344,47 @@ fn frame() -> impl Strategy<Value = Plain> {
             .prop_map(|(spread, entries)| Plain::Ask(spread, entries)),
         proptest::collection::vec((stream(), fate(), since(), solicited()), 0..4)
             .prop_map(Plain::Receipts),
-        (9..=u8::MAX, proptest::collection::vec(any::<u8>(), 0..60))
+        (number(), proptest::collection::vec(news(), 0..4)).prop_map(|(w, n)| Plain::News(w, n)),
+        (10..=u8::MAX, proptest::collection::vec(any::<u8>(), 0..60))
             .prop_map(|(kind, body)| Plain::Unknown(kind, body)),
     ]
+}
+
+fn standing() -> impl Strategy<Value = Standing> {
+    let flags = prop::sample::subsequence(vec![4u8, 8, 16], 0..=3);
+    let lacking = (number(), number(), number()).prop_map(|(count, node, since_ms)| Lacking {
+        count,
+        node: NodeId(node),
+        since_ms,
+    });
+    let standing = (
+        (any::<u16>(), flags, number(), since(), number()),
+        prop::option::of(lacking),
+        prop::option::of(number()),
+    );
+    standing.prop_map(|(simple, lacking, retention_ms)| {
+        let (stream, flags, issued, complete_ms, nodes) = simple;
+        Standing {
+            stream,
+            flags: flags.into_iter().sum(),
+            issued,
+            complete_ms,
+            nodes,
+            lacking,
+            retention_ms,
+        }
+    })
+}
+
+/// With what a later version says more.
+fn news() -> impl Strategy<Value = OneNews> {
+    let more = proptest::collection::vec(any::<u8>(), 0..3);
+    (number(), number(), standing(), more).prop_map(|(node, age_ms, standing, more)| {
+        let mut body = Vec::new();
+        standing.encode(&mut body);
+        body.extend_from_slice(&more);
+        (NodeId(node), age_ms, body)
+    })
 }
 
 fn datagram() -> impl Strategy<Value = (Header, Vec<Plain>)> {
@@ -365,6 +423,22 @@ fn check(bytes: &[u8]) -> Result<bool, TestCaseError> {
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn what_a_node_says_of_itself_comes_back(standing in standing(), age_ms in number()) {
+        let mut body = Vec::new();
+        standing.encode(&mut body);
+        prop_assert!(body.len() <= NEWS_BODY_BYTES_MAX - 16, "room for later versions");
+        let frame = Plain::News(1, vec![(NodeId(7), age_ms, body)]);
+        let header = Header { node: NodeId(1), instance: 2, to: 3, counter: 4 };
+        let bytes = encode(&header, &[frame]);
+        let datagram = Datagram::parse(&bytes).expect("just encoded");
+        let Some(Frame::News(news)) = datagram.frames().next() else {
+            panic!("another frame");
+        };
+        let entry = news.entries().next().expect("one entry");
+        prop_assert_eq!((entry.node, entry.age_ms, entry.standing), (NodeId(7), age_ms, standing));
+    }
 
     #[test]
     fn what_is_written_is_read_back((header, frames) in datagram()) {

@@ -1,0 +1,356 @@
+//! News: how far each node has got.
+//!
+//! A digest says what one node holds, to one peer. Whether a purge is *everywhere* cannot be seen from
+//! that, nor who is behind. So each digest that has room brings news: the sender's own *standing* and those
+//! it has heard of, the newest first. In a few rounds each node knows of each other how far it had got a
+//! few seconds ago.
+//!
+//! A standing says what the node has issued, and before which time everything that anybody has issued is
+//! applied at it. The second follows from the first: who has applied all that a node's news said it
+//! had issued has everything which that node issued before it told so. Ages are counted on the way as those
+//! of messages are, and rather too large than too small: a round trip for each hop. So "everything older
+//! than this is applied everywhere" is never said too early, and gets older by itself where news stays away.
+
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use rand::RngCore;
+
+use crate::bounds::{
+    NEWS_BODY_BYTES_MAX, NEWS_STALE_MIN, NEWS_STALE_PEER, PLAINTEXT_BYTES_MAX, SEQ_MAX,
+};
+use crate::core::Core;
+use crate::id::{NodeId, StreamId};
+use crate::peer::PeerId;
+use crate::ranges::total;
+use crate::store::Store;
+use crate::stream::Stream;
+use crate::time::Time;
+use crate::wire::{self, Lacking, News, Standing};
+
+/// Bytes of the shortest entry: node, age, length, body.
+const ENTRY_BYTES_MIN: usize = 8 + 1 + 1 + 6;
+
+/// What is left of a frame's room for entries: its head and the sender's wall clock go off.
+const FRAME_OVERHEAD_BYTES: usize = wire::FRAME_HEAD_BYTES + 10;
+
+/// What a node told last, as far as it has come here.
+#[derive(Debug)]
+struct Told {
+    standing: Standing,
+    /// As it came, to be passed on.
+    body: [u8; NEWS_BODY_BYTES_MAX],
+    body_len: usize,
+    /// Older news of it that says more than is applied here yet: its time, stream and last seq.
+    awaited: Option<(Time, u16, u64)>,
+}
+
+/// What was told of nodes that are peers. Each round looks at all times, and at little else: they stand
+/// apart.
+#[derive(Debug, Default)]
+struct Board {
+    /// In the order of their ids; the other fields are in the same order.
+    nodes: Vec<NodeId>,
+    /// When each told what it told last, or a little before.
+    born: Vec<Time>,
+    /// Everything that the node issued before this is applied here; [`NEVER_APPLIED`] if that was never so.
+    applied_until: Vec<Time>,
+    told: Vec<Told>,
+}
+
+const NEVER_APPLIED: Time = Time::from_us(i64::MIN);
+
+impl Board {
+    fn place(&self, node: NodeId) -> Result<usize, usize> {
+        self.nodes.binary_search(&node)
+    }
+
+    fn insert(&mut self, at: usize, node: NodeId, standing: Standing) {
+        self.nodes.insert(at, node);
+        self.born.insert(at, NEVER_APPLIED);
+        self.applied_until.insert(at, NEVER_APPLIED);
+        let told = Told {
+            standing,
+            body: [0; NEWS_BODY_BYTES_MAX],
+            body_len: 0,
+            awaited: None,
+        };
+        self.told.insert(at, told);
+    }
+
+    fn remove(&mut self, node: NodeId) {
+        if let Ok(at) = self.place(node) {
+            self.nodes.remove(at);
+            self.born.remove(at);
+            self.applied_until.remove(at);
+            self.told.remove(at);
+        }
+    }
+}
+
+/// What is known of the nodes of the fleet.
+#[derive(Debug, Default)]
+pub(crate) struct Newsroom {
+    board: Board,
+    /// Those of whom something is awaited.
+    awaiting: BTreeSet<NodeId>,
+    /// Streams of which something was lacking or not applied at the last round.
+    lacking: Vec<StreamId>,
+    /// What the driver says of this node: flags of [`Standing`].
+    health: u8,
+    /// The wall clock, as the driver last told it: at this time it was so many ms.
+    wall: Option<(Time, u64)>,
+    /// The youngest message that was dropped for want of room was born then, or a little later.
+    pub evicted_born: Option<Time>,
+}
+
+/// What is known of a node's standing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewsView {
+    /// The node.
+    pub node: NodeId,
+    /// How old the news is, rather too much than too little.
+    pub age: Duration,
+    /// What it told then.
+    pub standing: Standing,
+    /// Everything that it issued longer ago than this is applied at this node; `None` if that was never so.
+    pub applied_here: Option<Duration>,
+}
+
+impl Stream {
+    /// Whether all up to `seq` is applied here, or not wanted.
+    fn is_applied_to(&self, seq: u64) -> bool {
+        seq < self.floor
+            || (self.known.gaps(self.floor..=seq).next().is_none()
+                && self.first_unapplied().is_none_or(|first| first > seq))
+    }
+}
+
+impl<S: Store, R: RngCore> Core<S, R> {
+    /// Says how this node is, by flags of [`Standing`]; the fleet is told.
+    pub fn set_health(&mut self, flags: u8) {
+        self.news.health = flags & Standing::FLAGS_KNOWN;
+    }
+
+    /// Says what the wall clock shows, in ms since 1970, so that peers can tell by how much it is off. For
+    /// the operator's eyes only; nothing depends on it.
+    pub fn set_wall(&mut self, now: Time, wall_ms: u64) {
+        self.news.wall = Some((now, wall_ms));
+    }
+
+    /// What the wall clock shows at `now`; 0 if nobody has told.
+    fn wall_ms(&self, now: Time) -> u64 {
+        let wall = self.news.wall;
+        wall.map_or(0, |(at, ms)| ms + now.since(at).as_millis() as u64)
+    }
+
+    /// How old news may be: see [`crate::bounds::NEWS_STALE_MIN`].
+    pub fn news_stale(&self) -> Duration {
+        NEWS_STALE_MIN + NEWS_STALE_PEER.saturating_mul(self.peers.len() as u32)
+    }
+
+    /// What is known of the peers' nodes, in the order of their ids.
+    pub fn news(&self, now: Time) -> impl Iterator<Item = NewsView> + '_ {
+        let board = &self.news.board;
+        let times = board.born.iter().zip(&board.applied_until);
+        let all = board.nodes.iter().zip(&board.told).zip(times);
+        all.map(move |((&node, told), (&born, &until))| NewsView {
+            node,
+            age: now.since(born),
+            standing: told.standing,
+            applied_here: (until != NEVER_APPLIED).then(|| now.since(until)),
+        })
+    }
+
+    /// Where this node stands.
+    pub fn standing(&self, now: Time) -> Standing {
+        let oldest = now - self.news_stale();
+        let (mut nodes, mut complete) = (1, now);
+        let board = &self.news.board;
+        for (&born, &until) in board.born.iter().zip(&board.applied_until) {
+            if born >= oldest {
+                nodes += 1;
+                complete = complete.min(until);
+            }
+        }
+        let mut complete = (complete != NEVER_APPLIED).then_some(complete);
+        let mut lacking: Option<Lacking> = None;
+        let mut unsupported = false;
+        for id in &self.news.lacking {
+            let Some(stream) = self.streams.get(id) else {
+                continue;
+            };
+            let count = total(stream.wanted(0..=u64::MAX)).saturating_add(stream.unapplied());
+            let since = stream.lacking_since.unwrap_or(now);
+            unsupported |= !stream.unsupported.is_empty();
+            if count == 0 {
+                continue;
+            }
+            complete = complete.map(|complete| complete.min(since));
+            let since_ms = now.since(since).as_millis() as u64;
+            let all = lacking.get_or_insert_default();
+            all.count = all.count.saturating_add(count);
+            if all.node == NodeId::default() || since_ms > all.since_ms {
+                (all.node, all.since_ms) = (id.node, since_ms);
+            }
+        }
+        let age_ms = |time: Time| now.since(time).as_millis() as u64;
+        let evicted = self.news.evicted_born.map(age_ms);
+        let retention_ms = self.config.retention.as_millis() as u64;
+        let unsupported = if unsupported {
+            Standing::UNSUPPORTED
+        } else {
+            0
+        };
+        Standing {
+            stream: self.own.epoch.random as u16,
+            flags: self.news.health | unsupported,
+            issued: self.streams.get(&self.own).map_or(0, |stream| stream.top),
+            complete_ms: complete.map(age_ms),
+            nodes,
+            lacking,
+            retention_ms: evicted.filter(|ms| *ms < retention_ms),
+        }
+    }
+
+    /// Looks, once a round, what is lacking, and whether what was awaited has come.
+    pub(crate) fn survey(&mut self, now: Time) {
+        self.news.lacking.clear();
+        for (&id, stream) in &mut self.streams {
+            let unapplied = stream.has_gaps() || stream.first_unapplied().is_some();
+            stream.lacking_since = unapplied.then(|| stream.lacking_since.unwrap_or(now));
+            if unapplied || !stream.unsupported.is_empty() {
+                self.news.lacking.push(id);
+            }
+        }
+        for node in std::mem::take(&mut self.news.awaiting) {
+            self.settle(node);
+        }
+    }
+
+    /// Notes up to when everything of a node is applied here, by what it has told.
+    fn settle(&mut self, node: NodeId) {
+        let board = &mut self.news.board;
+        let Ok(at) = board.place(node) else {
+            return;
+        };
+        let (Some(told), Some(&latest_born)) = (board.told.get_mut(at), board.born.get(at)) else {
+            return;
+        };
+        let Some(until) = board.applied_until.get_mut(at) else {
+            return;
+        };
+        while let Some((born, check, issued)) = told.awaited {
+            let streams = self.streams.range(StreamId::all_of(node)).rev();
+            let mut streams = streams.filter(|(id, _)| id.epoch.random as u16 == check);
+            if issued > 0 && !streams.any(|(_, stream)| stream.is_applied_to(issued)) {
+                self.news.awaiting.insert(node);
+                return;
+            }
+            *until = born.max(*until);
+            let latest = (latest_born, told.standing.stream, told.standing.issued);
+            told.awaited = Some(latest).filter(|(latest, ..)| *latest > born);
+        }
+    }
+
+    pub(crate) fn handle_news(&mut self, now: Time, from: PeerId, news: News<'_>) {
+        let own_wall_ms = self.wall_ms(now);
+        let Some(peer) = self.peers.get_mut(&from) else {
+            return;
+        };
+        let hop = peer.rtt_or_guess();
+        if news.wall_ms > 0 && own_wall_ms > 0 {
+            let there = news.wall_ms.min(SEQ_MAX) as i64 + hop.as_millis() as i64 / 2;
+            peer.clock_skew_ms = Some(there - own_wall_ms.min(SEQ_MAX) as i64);
+        }
+        for entry in news.entries() {
+            if entry.node == self.node {
+                continue;
+            }
+            let born = now - Duration::from_millis(entry.age_ms) - hop;
+            let at = match self.news.board.place(entry.node) {
+                Ok(at) => at,
+                Err(_) if !self.roster.has_node(entry.node) => continue,
+                Err(at) => {
+                    let board = &mut self.news.board;
+                    board.insert(at, entry.node, entry.standing);
+                    at
+                }
+            };
+            let board = &mut self.news.board;
+            let (Some(told), Some(before)) = (board.told.get_mut(at), board.born.get_mut(at))
+            else {
+                continue;
+            };
+            if born <= *before {
+                continue;
+            }
+            *before = born;
+            told.standing = entry.standing;
+            told.body_len = entry.body.len().min(NEWS_BODY_BYTES_MAX);
+            let kept = told.body.iter_mut().zip(entry.body);
+            kept.for_each(|(kept, new)| *kept = *new);
+            if told.awaited.is_none() {
+                told.awaited = Some((born, entry.standing.stream, entry.standing.issued));
+                self.settle(entry.node);
+            }
+        }
+    }
+
+    /// Forgets the news of a node that is nobody's peer any more.
+    pub(crate) fn forget_news(&mut self, node: NodeId) {
+        if !self.roster.has_node(node) {
+            self.news.board.remove(node);
+            self.news.awaiting.remove(&node);
+        }
+    }
+
+    /// Bytes that all the news would take, more or less.
+    pub(crate) fn news_bytes(&self) -> usize {
+        FRAME_OVERHEAD_BYTES + (1 + self.news.board.nodes.len()) * (ENTRY_BYTES_MIN + 8)
+    }
+
+    /// Appends a frame of news to a datagram, as much of it as there is room for: this node's own first, and
+    /// then the newest. Old news is in nobody's way.
+    pub(crate) fn put_news(&self, now: Time, payload: &mut Vec<u8>) {
+        let room = PLAINTEXT_BYTES_MAX.saturating_sub(payload.len() + FRAME_OVERHEAD_BYTES);
+        if room < ENTRY_BYTES_MIN {
+            return;
+        }
+        let mut entries = Vec::with_capacity(room);
+        let mut body = Vec::with_capacity(NEWS_BODY_BYTES_MAX);
+        self.standing(now).encode(&mut body);
+        if wire::news_entry_bytes(0, &body) > room {
+            return;
+        }
+        wire::put_news_entry(&mut entries, self.node, 0, &body);
+        let oldest = now - self.news_stale();
+        let board = &self.news.board;
+        let times = board.born.iter().copied().enumerate();
+        let mut newest: Vec<(Reverse<Time>, u32)> = times
+            .filter(|(_, born)| *born >= oldest)
+            .map(|(at, born)| (Reverse(born), at as u32))
+            .collect();
+        let fit = room / ENTRY_BYTES_MIN;
+        if newest.len() > fit {
+            newest.select_nth_unstable(fit);
+            newest.truncate(fit);
+        }
+        newest.sort_unstable();
+        for (Reverse(born), at) in newest {
+            let (Some(told), Some(&node)) =
+                (board.told.get(at as usize), board.nodes.get(at as usize))
+            else {
+                continue;
+            };
+            let age_ms = now.since(born).as_millis() as u64;
+            let body = told.body.get(..told.body_len).unwrap_or_default();
+            if entries.len() + wire::news_entry_bytes(age_ms, body) > room {
+                break;
+            }
+            wire::put_news_entry(&mut entries, node, age_ms, body);
+        }
+        wire::put_news(payload, self.wall_ms(now), &entries);
+    }
+}
