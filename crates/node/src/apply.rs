@@ -141,8 +141,16 @@ impl Applier {
         let mut core = shared.core.lock();
         let now = sys::boot_clock();
         let timeout = core.poll_timeout();
+        let mut latencies = Vec::new();
+        let wall_ms = sys::wall_clock_ms();
         for job in jobs.drain(..) {
             core.handle_applied(now, job.id, job.outcome);
+            // What is older than this process was waiting for it, and a flush was issued by nobody.
+            let counts = job.outcome == Outcome::Applied && job.id.seq > 0;
+            if counts && job.age <= now.since(shared.started) {
+                let ms = wall_ms.saturating_sub(job.issued_wall_ms);
+                latencies.push((job.id.stream.node, ms));
+            }
         }
         // A failed one is tried again at a time that the runtime may not know yet.
         let sooner = core.poll_timeout() < timeout;
@@ -150,6 +158,10 @@ impl Applier {
         drop(core);
         if sooner {
             shared.wake.notify_one();
+        }
+        let mut book = shared.latencies.lock();
+        for (node, ms) in latencies {
+            book.note(now, node, ms);
         }
         applied.is_ok()
     }

@@ -32,6 +32,7 @@ mod events;
 pub mod hooks;
 mod journal;
 mod keys;
+mod latency;
 mod lock;
 mod lookup;
 mod members;
@@ -42,6 +43,7 @@ mod nodes;
 mod notices;
 mod parse;
 mod peers;
+mod rates;
 mod receipts;
 mod reload;
 mod runtime;
@@ -62,15 +64,18 @@ pub use crate::config::{
 };
 pub use crate::journal::{JournalStatus, Journalled};
 pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
+pub use crate::latency::Latency;
 pub use crate::net::BindError;
 pub use crate::node::{IssueError, Node, StartError, node_id};
 pub use crate::nodes::NodesError;
+pub use crate::rates::Rates;
 pub use crate::receipts::{Applied, Receipt, WAIT_MAX, WAITERS_MAX, WaitError, Waited};
 pub use crate::reload::NeedsRestart;
 pub use crate::seal::{OpenError, SealError, Sealer};
 pub use crate::settings::Change;
 pub use crate::status::{
-    Counter, DuplicateName, Notice, PeerStatus, SocketStatus, SourceStatus, Status,
+    Counter, DuplicateName, FleetStatus, Notice, PeerNews, PeerStatus, SocketStatus, SourceStatus,
+    Status,
 };
 pub use crate::sys::boot_clock;
 pub use crate::ticket::Ticket;

@@ -23,12 +23,14 @@ use crate::counters::Counters;
 use crate::egress::Egress;
 use crate::journal::{NodeStore, SHUTDOWN_WAIT};
 use crate::keys::{KeyError, KeyFile};
+use crate::latency::Latencies;
 use crate::lock::{Lock, Signal};
 use crate::lookup::{self, Answer, Resolver};
 use crate::members::{Members, SourceState};
 use crate::net::BindError;
 use crate::notices::Notices;
 use crate::peers::Peers;
+use crate::rates::Samples;
 use crate::receipts::Waiters;
 use crate::runtime::Runtime;
 use crate::start::prepare;
@@ -116,6 +118,14 @@ pub(crate) struct Shared {
     pub journal_wait: Duration,
     /// Ids of the keys in use, and why a changed key file is not used, if so.
     pub keys: Mutex<(Vec<String>, Option<String>)>,
+    /// How long the fleet's purges take to get here.
+    pub latencies: Mutex<Latencies>,
+    /// Counts of the last seconds.
+    pub samples: Mutex<Samples>,
+    /// The version that is installed, as the host last saw.
+    pub installed: Mutex<Option<String>>,
+    /// When this node was started.
+    pub started: Time,
     pub stop: AtomicBool,
     pub threads: Mutex<Threads>,
     pub threads_changed: Condvar,
@@ -394,6 +404,17 @@ impl Node {
     /// The state of this node and, as far as it knows, of its fleet.
     pub fn status(&self) -> Status {
         Status::take(&self.shared)
+    }
+
+    /// Says which version is installed, which is not always the one that is loaded.
+    pub fn set_installed(&self, version: String) {
+        *self.shared.installed.lock() = Some(version);
+    }
+
+    /// All that this node can tell a monitoring system, in the OpenMetrics text format, its end mark
+    /// included. `more` is what the host counts itself.
+    pub fn metrics(&self, more: &[Counter]) -> String {
+        crate::status::metrics(&self.shared, more)
     }
 
     /// All counters and gauges.

@@ -1,22 +1,26 @@
 //! The node's own thread: receives, opens, feeds the core, keeps its time, and sends what others
 //! have not sent yet.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use log::Level;
+use powderhorn_journal::State as JournalState;
 use powderhorn_protocol::bounds::DATAGRAM_BYTES_MAX;
 use powderhorn_protocol::time::Time;
+use powderhorn_protocol::wire::Standing;
 
 use crate::keys::KeyFile;
 use crate::net::Receiver;
 use crate::node::{RuntimeState, Shared};
 use crate::peers::Peers;
+use crate::rates::Sample;
 use crate::seal::{OpenError, Sealer};
 use crate::{events, sys};
 
@@ -33,6 +37,8 @@ const HOUSEKEEPING: Duration = Duration::from_secs(1);
 const PANICS_MAX: u32 = 16;
 /// How long after a panic: not in a hot loop, whatever it is that panics.
 const RESTART_DELAY: Duration = Duration::from_millis(100);
+/// A cache that has failed to apply a purge is said to fail for so long.
+const CACHE_FAILS_FOR: Duration = Duration::from_secs(10);
 /// A run as long as this makes earlier panics count no more.
 const GOOD_RUN: Duration = Duration::from_secs(600);
 
@@ -44,6 +50,9 @@ pub(crate) struct Runtime {
     housekeeping: Instant,
     /// Datagrams of receipts that waiters have been told of.
     receipts_in: u64,
+    /// Purges that the cache has failed to apply, and when that was last seen to grow.
+    apply_failed: u64,
+    cache_failed: Option<Time>,
 }
 
 impl Runtime {
@@ -67,6 +76,8 @@ impl Runtime {
             key_file,
             housekeeping: Instant::now(),
             receipts_in: 0,
+            apply_failed: 0,
+            cache_failed: None,
             shared: shared.clone(),
         };
         std::thread::Builder::new()
@@ -270,8 +281,75 @@ impl Runtime {
         shared.alone_since.store(since, Ordering::Relaxed);
     }
 
+    /// Tells the core how this node is, and takes this second's counts.
+    fn take_sample(&mut self) {
+        let shared = &self.shared;
+        let journal = shared.journal.as_ref().map(|journal| journal.counters());
+        let journal_fails = journal.is_some_and(|counters| counters.state != JournalState::Ok);
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let counters = &shared.counters;
+        let refused = [
+            &counters.net_strangers,
+            &counters.seal_length,
+            &counters.seal_version,
+            &counters.seal_unknown_key,
+            &counters.seal_broken,
+        ];
+        let mut core = shared.core.lock();
+        let now = sys::boot_clock();
+        core.set_wall(now, sys::wall_clock_ms());
+        let failed = core.stats().apply_failed;
+        if std::mem::replace(&mut self.apply_failed, failed) != failed {
+            self.cache_failed = Some(now);
+        }
+        let lately = |at: Time| now.since(at) < CACHE_FAILS_FOR;
+        let mut health = 0;
+        if self.cache_failed.is_some_and(lately) {
+            health |= Standing::CACHE_FAILS;
+        }
+        if journal_fails {
+            health |= Standing::JOURNAL_FAILS;
+        }
+        core.set_health(health);
+        let stats = core.stats();
+        let mut sample = Sample {
+            at: now,
+            issued: stats.issued,
+            received: stats.received,
+            recovered: stats.recovered,
+            duplicates: stats.duplicates,
+            applied: stats.applied,
+            refused: refused.into_iter().map(count).sum(),
+            kernel_drops: count(&counters.net_kernel_drops),
+            recovered_of: BTreeMap::new(),
+        };
+        for (stream, recovered) in core.recovered().filter(|(_, recovered)| *recovered > 0) {
+            *sample.recovered_of.entry(stream.node).or_default() += recovered;
+        }
+        let sites: Vec<_> = core
+            .peers()
+            .filter_map(|view| Some((view.session?.node, view.id, view.site)))
+            .collect();
+        drop(core);
+        shared.samples.lock().push(sample);
+        let peers = shared.peers();
+        let mut latencies = shared.latencies.lock();
+        for (node, id, told) in sites {
+            let configured = peers.get(id).map_or("", |member| &member.site);
+            latencies.locate(
+                node,
+                if configured.is_empty() {
+                    &told
+                } else {
+                    configured
+                },
+            );
+        }
+    }
+
     fn keep_house(&mut self) {
         self.note_alone();
+        self.take_sample();
         let shared = &self.shared;
         let counters = &shared.counters;
         let drops = self.sockets.iter().filter_map(sys::socket_drops).sum();

@@ -115,6 +115,10 @@ pub(crate) fn prepare(
         journal,
         journal_wait: config.journal.wait,
         keys: Mutex::new((key_ids, None)),
+        latencies: Mutex::default(),
+        samples: Mutex::default(),
+        installed: Mutex::new(None),
+        started: now,
         stop: AtomicBool::new(false),
         threads: Mutex::new(Threads {
             runtime: RuntimeState::Running,

@@ -1,15 +1,25 @@
 //! The state of a node, for people and for programs.
 
+mod fleet;
+mod metrics;
+mod peers;
 mod text;
 
+pub use fleet::FleetStatus;
+pub(crate) use metrics::metrics;
+pub use peers::{PeerNews, PeerStatus};
+
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use powderhorn_protocol::StreamView;
+use powderhorn_protocol::id::NodeId;
 use powderhorn_protocol::ranges::RangeSet;
 use serde::Serialize;
 
 use crate::journal::{self, JournalStatus};
 use crate::node::{ApplierState, NodeCore, RuntimeState, Shared};
+use crate::rates::Rates;
 use crate::sys;
 
 /// The state of a node and, as far as it knows, of its fleet, at one moment.
@@ -17,8 +27,12 @@ use crate::sys;
 pub struct Status {
     /// What to look at first, in one line.
     pub verdict: String,
-    /// This library's version.
+    /// Whether there is nothing that an operator should see to.
+    pub ok: bool,
+    /// The version of this library, which is loaded.
     pub version: &'static str,
+    /// The version that is installed, if the host has looked: another one is used after a restart of Varnish.
+    pub installed: Option<String>,
     /// The configuration file; null without one.
     pub config: Option<String>,
     /// The fleet's name.
@@ -31,6 +45,10 @@ pub struct Status {
     pub node: String,
     /// The stream that its purges go to.
     pub stream: String,
+    /// How far the fleet is.
+    pub reach: FleetStatus,
+    /// What happens in a second.
+    pub rates: Rates,
     /// Peers, those that need attention first.
     pub peers: Vec<PeerStatus>,
     /// Sources of peers other than the configuration itself, those that fail first.
@@ -64,30 +82,9 @@ pub struct Status {
     /// Why the changed key file is not used; null if it is.
     pub key_error: Option<String>,
     /// All counters, by name.
-    pub counters: std::collections::BTreeMap<&'static str, u64>,
+    pub counters: BTreeMap<&'static str, u64>,
     /// The latest notices, oldest first.
     pub notices: Vec<Notice>,
-}
-
-/// A peer, as this node sees it.
-#[derive(Clone, Debug, Serialize)]
-pub struct PeerStatus {
-    /// The name in the configuration; else the one that it tells.
-    pub name: String,
-    /// Its site, likewise.
-    pub site: String,
-    /// Where it is.
-    pub address: String,
-    /// "up", "silent" (nothing was heard for long) or "unknown" (never met).
-    pub state: &'static str,
-    /// Milliseconds since something valid was heard.
-    pub heard_ms: Option<u64>,
-    /// Smoothed round trip in microseconds.
-    pub rtt_us: Option<u64>,
-    /// Its node id; null until it is met.
-    pub node: Option<String>,
-    /// Where it is listed: "static" (the configuration), "file" (the nodes file), "dns name:port".
-    pub sources: Vec<String>,
 }
 
 /// A source of peers.
@@ -133,17 +130,6 @@ pub struct Notice {
 /// Purges that wait for the cache without being worth a word in the verdict.
 const WAITING_FINE: u64 = 1_000;
 
-impl PeerStatus {
-    /// Its name, if it is known.
-    fn who(&self) -> &str {
-        if self.name.is_empty() {
-            &self.address
-        } else {
-            &self.name
-        }
-    }
-}
-
 /// How many messages are held and neither waiting for the cache nor answered by it.
 fn in_flight(core: &NodeCore) -> u64 {
     let mut unanswered = 0u64;
@@ -156,6 +142,32 @@ fn in_flight(core: &NodeCore) -> u64 {
         unanswered += held.saturating_sub(answered(stream.seen) + answered(stream.unsupported));
     }
     unanswered.saturating_sub(core.ready_count())
+}
+
+/// Nodes by their ids, each with the names that it is known by and where it is: more than one of them with one
+/// id have one name.
+fn nodes_by_id(
+    shared: &Shared,
+    core: &NodeCore,
+    own_name: &str,
+) -> BTreeMap<NodeId, Vec<(String, String)>> {
+    let table = shared.peers();
+    let mut by_node = BTreeMap::<_, Vec<(String, String)>>::new();
+    let this = (own_name.to_owned(), "this node".to_owned());
+    by_node.entry(shared.node).or_default().push(this);
+    for view in core.peers().filter(|view| view.up) {
+        let (Some(member), Some(session)) = (table.get(view.id), view.session) else {
+            continue;
+        };
+        let name = if view.name.is_empty() {
+            member.name.clone()
+        } else {
+            view.name.clone()
+        };
+        let nodes = by_node.entry(session.node).or_default();
+        nodes.push((name, member.address.to_string()));
+    }
+    by_node
 }
 
 impl Status {
@@ -177,56 +189,11 @@ impl Status {
         sources.sort_by_key(|source| source.error.is_none());
         let config = shared.config();
         let core = shared.core.lock();
-        let table = shared.peers();
         let now = sys::boot_clock();
-        let mut peers = Vec::new();
-        let mut by_node = std::collections::BTreeMap::<_, Vec<(String, String)>>::new();
-        by_node
-            .entry(shared.node)
-            .or_default()
-            .push((config.name.clone(), "this node".into()));
-        for view in core.peers() {
-            let Some(member) = table.get(view.id) else {
-                continue;
-            };
-            let told = |configured: &str, told: &str| {
-                if configured.is_empty() {
-                    told.to_owned()
-                } else {
-                    configured.to_owned()
-                }
-            };
-            let address = member.address.to_string();
-            if let Some(session) = view.session.filter(|_| view.up) {
-                let name = if view.name.is_empty() {
-                    member.name.clone()
-                } else {
-                    view.name.clone()
-                };
-                by_node
-                    .entry(session.node)
-                    .or_default()
-                    .push((name, address.clone()));
-            }
-            peers.push(PeerStatus {
-                name: told(&member.name, &view.name),
-                site: told(&member.site, &view.site),
-                address,
-                state: if view.up {
-                    "up"
-                } else if view.session.is_some() {
-                    "silent"
-                } else {
-                    "unknown"
-                },
-                heard_ms: view.heard.map(|heard| now.since(heard).as_millis() as u64),
-                rtt_us: view.rtt.map(|rtt| rtt.as_micros() as u64),
-                node: view.session.map(|session| session.node.to_string()),
-                sources: member.sources.iter().map(ToString::to_string).collect(),
-            });
-        }
-        let rank = |peer: &PeerStatus| (peer.state == "up", peer.heard_ms.map(std::cmp::Reverse));
-        peers.sort_by_key(rank);
+        let peers = peers::take(shared, &core, now);
+        let stale_ms = core.news_stale().as_millis() as u64;
+        let reach = FleetStatus::take(&peers, &core.standing(now), stale_ms);
+        let by_node = nodes_by_id(shared, &core, &config.name);
         let duplicate_names: Vec<DuplicateName> = by_node
             .into_values()
             .filter(|nodes| nodes.len() > 1)
@@ -245,7 +212,7 @@ impl Status {
             held = held.saturating_add(stream.held.count());
             wanted = wanted.saturating_add(stream.wanted);
         }
-        let mut counters: std::collections::BTreeMap<_, _> = shared
+        let mut counters: BTreeMap<_, _> = shared
             .counters
             .list()
             .into_iter()
@@ -263,13 +230,17 @@ impl Status {
         let threads = shared.threads();
         let mut status = Status {
             verdict: String::new(),
+            ok: false,
             version: crate::VERSION,
+            installed: shared.installed.lock().clone(),
             config: config.path.as_ref().map(|path| path.display().to_string()),
             fleet: config.fleet.clone(),
             name: config.name.clone(),
             site: config.site.clone(),
             node: shared.node.to_string(),
             stream: core.own_stream().to_string(),
+            reach,
+            rates: shared.samples.lock().rates().0,
             peers,
             sources,
             duplicate_names,
@@ -311,7 +282,7 @@ impl Status {
                 .into_iter()
                 .map(|(wall_ms, text)| Notice { wall_ms, text }),
         );
-        status.verdict = status.judge(shared.stopping());
+        (status.ok, status.verdict) = status.judge(shared.stopping());
         status
     }
 }

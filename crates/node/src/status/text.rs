@@ -6,15 +6,42 @@ use std::time::Duration;
 use super::{PeerStatus, Status, WAITING_FINE};
 use crate::sys;
 
+/// What is lacking for longer is worth a word.
+const LACKING_FINE_MS: u64 = 10_000;
+
+/// Clocks that differ by more make latencies wrong.
+const SKEW_FINE_MS: u64 = 1_000;
+
+/// Peers named in one line of the verdict.
+const NAMED_MAX: usize = 3;
+
+fn seconds(ms: u64) -> String {
+    if ms < 100_000 {
+        format!("{:.1} s", ms as f64 / 1e3)
+    } else if ms < 7_200_000 {
+        format!("{} min", ms / 60_000)
+    } else {
+        format!("{} h", ms / 3_600_000)
+    }
+}
+
+/// The first few, and how many more there are.
+fn named(all: &[String]) -> String {
+    let mut text = all
+        .iter()
+        .take(NAMED_MAX)
+        .cloned()
+        .collect::<Vec<_>>()
+        .join(", ");
+    if all.len() > NAMED_MAX {
+        let _ = write!(text, " and {} more", all.len() - NAMED_MAX);
+    }
+    text
+}
+
 impl Status {
-    /// The verdict is about this node: what its peers have applied, it does not know.
-    pub(super) fn judge(&self, stopping: bool) -> String {
-        let down: Vec<&PeerStatus> = self
-            .peers
-            .iter()
-            .filter(|peer| peer.state != "up")
-            .collect();
-        let mut troubles = Vec::new();
+    /// What does not work on this node itself.
+    fn own_troubles(&self, stopping: bool, troubles: &mut Vec<String>) {
         if stopping {
             troubles.push("stopping".to_owned());
         }
@@ -36,21 +63,21 @@ impl Status {
                 duplicate.addresses.join(" and ")
             ));
         }
-        if let Some(worst) = down.first() {
-            troubles.push(format!(
-                "{} of {} peers not heard, {} first",
-                down.len(),
-                self.peers.len(),
-                worst.who()
-            ));
-        }
-        if self.wanted > 0 {
-            troubles.push(format!("{} purges known and not yet received", self.wanted));
-        }
         let waiting = self.ready + self.in_flight;
         // A few are always under way when purges pour in.
         if waiting > WAITING_FINE {
             troubles.push(format!("{waiting} purges wait for the cache"));
+        }
+        if let Some(ms) = self
+            .reach
+            .lacking_here_ms
+            .filter(|ms| *ms > LACKING_FINE_MS)
+        {
+            troubles.push(format!(
+                "{} purges known and not applied here, the first since {}",
+                self.reach.lacking_here,
+                seconds(ms)
+            ));
         }
         if self.unsupported > 0 {
             troubles.push(format!(
@@ -79,24 +106,99 @@ impl Status {
         if let Some(error) = &self.key_error {
             troubles.push(format!("the changed key file is not used: {error}"));
         }
-        // All that is said here is as old as the news that it rests on.
-        let heard = |peer: &PeerStatus| Some((peer.heard_ms?, peer.who().to_owned()));
-        let oldest = self.peers.iter().filter(|peer| peer.state == "up");
-        let fresh = match oldest.filter_map(heard).max() {
-            Some((ms, from)) => format!("; oldest news {:.1} s, from {from}", ms as f64 / 1e3),
-            None => String::new(),
+    }
+
+    /// What does not work elsewhere, as far as is heard.
+    fn peer_troubles(&self, troubles: &mut Vec<String>) {
+        let mut list = |what: &str, of: &dyn Fn(&PeerStatus) -> Option<String>| {
+            let all: Vec<String> = self.peers.iter().filter_map(of).collect();
+            if !all.is_empty() {
+                troubles.push(format!("{what}{}", named(&all)));
+            }
         };
-        if !troubles.is_empty() {
-            return troubles.join("; ") + &fresh;
+        let total = self.peers.len();
+        let down = self.peers.iter().filter(|peer| peer.state != "up").count();
+        list(&format!("{down} of {total} peers not heard: "), &|peer| {
+            let since = peer.heard_ms.map_or("never".to_owned(), seconds);
+            (peer.state != "up").then(|| format!("{} ({since})", peer.who()))
+        });
+        let up = |peer: &PeerStatus| peer.state == "up";
+        let known = |peer: &PeerStatus| peer.is_known(self.reach.stale_ms);
+        list("no news of ", &|peer| {
+            let age = peer
+                .news
+                .as_ref()
+                .map_or("none yet".to_owned(), |news| seconds(news.age_ms));
+            (up(peer) && !known(peer)).then(|| format!("{} ({age})", peer.who()))
+        });
+        list("", &|peer| {
+            let news = peer.news.as_ref().filter(|_| known(peer))?;
+            let since = news.lacking_ms?.saturating_add(news.age_ms);
+            let of = news.lacking_of.as_deref().unwrap_or("?");
+            (since > LACKING_FINE_MS).then(|| {
+                let who = peer.who();
+                format!(
+                    "{who} lacks {} purges, the first of {of} since {}",
+                    news.lacking,
+                    seconds(since)
+                )
+            })
+        });
+        list("", &|peer| {
+            let news = peer.news.as_ref().filter(|_| known(peer))?;
+            let (who, nodes) = (peer.who(), self.reach.nodes);
+            // Who has just started has not heard of all yet.
+            (news.nodes < self.reach.known && news.applied_ms.is_some())
+                .then(|| format!("{who} hears of {} of {nodes} nodes", news.nodes))
+        });
+        list("", &|peer| {
+            let news = peer.news.as_ref().filter(|_| known(peer))?;
+            let what = news.failing.join(" and ");
+            let who = peer.who();
+            (!news.failing.is_empty()).then(|| format!("{who} says that its {what} fails"))
+        });
+        list("clocks differ: ", &|peer| {
+            let skew = peer.clock_skew_ms.filter(|_| up(peer))?;
+            let ahead = if skew > 0 { "ahead" } else { "behind" };
+            (skew.unsigned_abs() > SKEW_FINE_MS)
+                .then(|| format!("{} {} {ahead}", peer.who(), seconds(skew.unsigned_abs())))
+        });
+    }
+
+    /// Whether all is well, and what there is to say in one line. Of the fleet it says what its nodes have said,
+    /// and how old that is.
+    pub(super) fn judge(&self, stopping: bool) -> (bool, String) {
+        let mut troubles = Vec::new();
+        self.own_troubles(stopping, &mut troubles);
+        self.peer_troubles(&mut troubles);
+        let ok = troubles.is_empty();
+        let reach = &self.reach;
+        if self.peers.is_empty() {
+            let waiting = self.ready + self.in_flight;
+            let applied = match waiting {
+                0 => "all purges known here applied here".to_owned(),
+                n => format!("all purges known here applied here but the latest {n}"),
+            };
+            troubles.push(format!("a single node, {applied}"));
+        } else {
+            troubles.push(match (reach.applied_ms, reach.known) {
+                (Some(ms), 2..) => format!(
+                    "all purges older than {} applied on {} of {} nodes",
+                    seconds(ms),
+                    reach.known,
+                    reach.nodes
+                ),
+                _ => format!(
+                    "how far the other {} nodes are is not known",
+                    reach.nodes - 1
+                ),
+            });
+            if let (Some(ms), Some(from)) = (reach.oldest_news_ms, &reach.oldest_news_from) {
+                troubles.push(format!("oldest news {}, from {from}", seconds(ms)));
+            }
         }
-        let applied = match waiting {
-            0 => "all purges known here applied here".to_owned(),
-            n => format!("all purges known here applied here but the latest {n}"),
-        };
-        match self.peers.len() {
-            0 => format!("ok: a single node, {applied}"),
-            n => format!("ok: {n} of {n} peers up, {applied}{fresh}"),
-        }
+        let text = troubles.join("; ");
+        (ok, if ok { format!("ok: {text}") } else { text })
     }
 
     /// The status for people. The first line is the verdict.
@@ -107,8 +209,96 @@ impl Status {
         out
     }
 
+    /// The peers as a table, those in trouble first.
+    pub fn peers_text(&self) -> String {
+        let mut out = String::new();
+        let _ = self.write_peers(&mut out);
+        out
+    }
+
+    fn write_peers(&self, out: &mut String) -> std::fmt::Result {
+        if self.peers.is_empty() {
+            return Ok(());
+        }
+        writeln!(
+            out,
+            "\n{:<8} {:<24} {:<10} {:<24} {:>8} {:>8} {:>9}  {:>8} {:>8} {:>9}  {:>20} {:>6} {:>9} {:>8}  from",
+            "peer",
+            "name",
+            "site",
+            "address",
+            "heard",
+            "digest",
+            "rtt",
+            "news",
+            "applied",
+            "lacking",
+            "p50/p95/max",
+            "gaps",
+            "oldest",
+            "rec./s"
+        )?;
+        let dash = || "-".to_owned();
+        let ago = |ms: Option<u64>| ms.map_or_else(dash, seconds);
+        for peer in &self.peers {
+            let or_dash = |text: &str| {
+                if text.is_empty() {
+                    dash()
+                } else {
+                    text.to_owned()
+                }
+            };
+            let rtt = |us| format!("{:.2} ms", us as f64 / 1e3);
+            let news = peer.news.as_ref();
+            let latency = peer.latency.map_or_else(dash, |latency| {
+                format!(
+                    "{:.0}/{:.0}/{} ms",
+                    latency.p50_ms, latency.p95_ms, latency.max_ms
+                )
+            });
+            writeln!(
+                out,
+                "{:<8} {:<24} {:<10} {:<24} {:>8} {:>8} {:>9}  {:>8} {:>8} {:>9}  {:>20} {:>6} {:>9} {:>8.1}  {}",
+                peer.state,
+                or_dash(&peer.name),
+                or_dash(&peer.site),
+                peer.address,
+                ago(peer.heard_ms),
+                ago(peer.digest_ms),
+                peer.rtt_us.map_or_else(dash, rtt),
+                ago(news.map(|news| news.age_ms)),
+                ago(news.and_then(|news| news.applied_ms)),
+                news.map_or_else(dash, |news| news.lacking.to_string()),
+                latency,
+                peer.gaps,
+                ago(peer.oldest_gap_ms),
+                peer.recovered_per_s,
+                peer.sources.join(", ")
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_rates(&self, out: &mut String) -> std::fmt::Result {
+        let rates = &self.rates;
+        writeln!(
+            out,
+            "\neach second {:.1} issued, {:.1} received, {:.1} recovered, {:.1} duplicates, {:.1} applied; \
+             datagrams refused {:.1}, dropped by the kernel {:.1}",
+            rates.issued,
+            rates.received,
+            rates.recovered,
+            rates.duplicates,
+            rates.applied,
+            rates.refused,
+            rates.kernel_drops
+        )
+    }
+
     fn write_text(&self, out: &mut String) -> std::fmt::Result {
         writeln!(out, "{}", self.verdict)?;
+        self.write_peers(out)?;
+        self.write_rates(out)?;
         let site = if self.site.is_empty() {
             "-"
         } else {
@@ -116,8 +306,8 @@ impl Status {
         };
         writeln!(
             out,
-            "\nnode     {}  site {site}  fleet {}  version {}",
-            self.name, self.fleet, self.version
+            "\nnode     {}  site {site}  fleet {}",
+            self.name, self.fleet
         )?;
         writeln!(
             out,
@@ -170,6 +360,9 @@ impl Status {
             "purges   {} held ({} B) in {} streams, {} wanted, {} waiting for the cache, {} in flight",
             self.held, self.held_bytes, self.streams, self.wanted, self.ready, self.in_flight
         )?;
+        if let Some(ms) = self.reach.retention_ms {
+            writeln!(out, "room     for purges of the last {} only", seconds(ms))?;
+        }
         for duplicate in &self.duplicate_names {
             writeln!(
                 out,
@@ -178,41 +371,16 @@ impl Status {
                 duplicate.addresses.join(", ")
             )?;
         }
-        if !self.peers.is_empty() {
-            writeln!(
-                out,
-                "\n{:<8} {:<24} {:<12} {:<28} {:>10} {:>10}  from",
-                "peer", "name", "site", "address", "heard", "rtt"
-            )?;
-        }
-        for peer in &self.peers {
-            let heard = peer
-                .heard_ms
-                .map_or("never".to_owned(), |ms| format!("{:.1} s", ms as f64 / 1e3));
-            let rtt = peer
-                .rtt_us
-                .map_or("-".to_owned(), |us| format!("{:.2} ms", us as f64 / 1e3));
-            let or_dash = |text: &str| {
-                if text.is_empty() {
-                    "-".to_owned()
-                } else {
-                    text.to_owned()
-                }
-            };
-            writeln!(
-                out,
-                "{:<8} {:<24} {:<12} {:<28} {heard:>10} {rtt:>10}  {}",
-                peer.state,
-                or_dash(&peer.name),
-                or_dash(&peer.site),
-                peer.address,
-                peer.sources.join(", ")
-            )?;
-        }
         writeln!(out, "\ncounters that are not zero")?;
         for (name, value) in self.counters.iter().filter(|(_, value)| **value > 0) {
             writeln!(out, "{value:>14} {name}")?;
         }
+        writeln!(
+            out,
+            "\nversion  {} loaded, {} installed",
+            self.version,
+            self.installed.as_deref().unwrap_or("not known which")
+        )?;
         if !self.notices.is_empty() {
             writeln!(out, "\nlatest notices")?;
         }
