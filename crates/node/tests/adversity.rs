@@ -476,10 +476,15 @@ fn the_status_is_one_json_object_and_a_text_that_begins_with_the_verdict() {
             .node
             .status()
             .verdict
-            .starts_with("ok: 1 of 1 peers up, all")
+            .starts_with("ok: all purges older than ")
     });
     let status = nodes[1].node.status();
-    assert!(status.verdict.contains("; oldest news ") && status.verdict.ends_with("from node-0"));
+    let verdict = &status.verdict;
+    assert!(
+        verdict.contains(" applied on 2 of 2 nodes; oldest news "),
+        "{verdict}"
+    );
+    assert!(verdict.ends_with("from node-0"), "{verdict}");
     assert_eq!(
         status.to_text().lines().next(),
         Some(status.verdict.as_str())

@@ -1,0 +1,171 @@
+//! What an operator sees: the verdict, the peers worst first, and the metrics.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use common::{TempDir, TestNode, eventually, fleet, free_addresses, start_fleet};
+use powderhorn_node::hooks::Outgoing;
+
+fn verdict(node: &TestNode) -> String {
+    node.node.status().verdict
+}
+
+/// Three nodes; what the third sends is lost while the switch is on.
+fn fleet_with_a_cut(dir: &TempDir, cut: &Arc<AtomicBool>) -> Vec<TestNode> {
+    let addresses = free_addresses("127.0.0.1", 3);
+    let configs = fleet(&addresses, &dir.key_file(&[1]));
+    let third = addresses[2];
+    let nodes = configs.into_iter().enumerate().map(|(index, config)| {
+        let cut = cut.clone();
+        let passes = move |outgoing: &Outgoing<'_>| {
+            !cut.load(Ordering::SeqCst) || (index != 2 && outgoing.to != third)
+        };
+        TestNode::start_filtered(config, Box::new(passes))
+    });
+    nodes.collect()
+}
+
+#[test]
+fn the_verdict_tells_of_a_cut_and_of_its_end() {
+    let dir = TempDir::new();
+    let cut = Arc::new(AtomicBool::new(false));
+    let nodes = fleet_with_a_cut(&dir, &cut);
+    eventually("all is well", || {
+        let verdict = verdict(&nodes[0]);
+        verdict.starts_with("ok: all purges older than ")
+            && verdict.contains(" applied on 3 of 3 nodes; oldest news ")
+    });
+    cut.store(true, Ordering::SeqCst);
+    let id = nodes[0].purge(1);
+    eventually("elsewhere", || nodes[1].knows(id));
+    eventually("the cut is told", || {
+        let status = nodes[0].node.status();
+        let worst = &status.peers[0];
+        !status.ok
+            && status
+                .verdict
+                .starts_with("1 of 2 peers not heard: node-2 (")
+            && status.verdict.contains(" applied on 2 of 3 nodes")
+            && (worst.name.as_str(), worst.state) == ("node-2", "silent")
+    });
+    // The other side says so, too, and never "all".
+    let other = verdict(&nodes[2]);
+    assert!(
+        other.contains("2 of 2 peers not heard") && !other.contains("3 of 3"),
+        "{other}"
+    );
+    cut.store(false, Ordering::SeqCst);
+    eventually("mended", || {
+        nodes.iter().all(|node| {
+            let verdict = verdict(node);
+            verdict.starts_with("ok: ") && verdict.contains(" applied on 3 of 3 nodes")
+        })
+    });
+    assert!(nodes[2].knows(id));
+    let status = nodes[2].node.status();
+    let from = status.peers.iter().find(|peer| peer.name == "node-0");
+    let from = from.expect("listed");
+    assert!(
+        from.latency.is_some_and(|latency| latency.max_ms >= 1_000),
+        "{from:?}"
+    );
+    assert!(
+        from.clock_skew_ms.is_some_and(|ms| ms.abs() < 100),
+        "{from:?}"
+    );
+    assert!(from.digest_ms.is_some_and(|ms| ms < 20_000), "{from:?}");
+}
+
+#[test]
+fn a_cache_that_does_not_take_purges_is_named_by_the_others() {
+    let dir = TempDir::new();
+    let nodes = start_fleet(&dir, 2);
+    eventually("known", || verdict(&nodes[0]).contains("2 of 2 nodes"));
+    nodes[1]
+        .record
+        .fail_batches
+        .store(u32::MAX, Ordering::SeqCst);
+    nodes[0].purge(1);
+    eventually("lacking and failing are told", || {
+        let status = nodes[0].node.status();
+        let news = status.peers[0].news.as_ref();
+        news.is_some_and(|news| {
+            news.lacking == 1
+                && news.lacking_of.as_deref() == Some("node-0")
+                && news.failing == ["cache"]
+        })
+    });
+    eventually("in the verdict", || {
+        verdict(&nodes[0]).contains("node-1 says that its cache fails")
+    });
+    nodes[1].record.fail_batches.store(0, Ordering::SeqCst);
+    eventually("well again", || verdict(&nodes[0]).starts_with("ok: "));
+}
+
+/// Splits a sample of the text format into name, labels and value.
+fn sample(line: &str) -> (String, String, f64) {
+    let (series, value) = line.rsplit_once(' ').expect("a value");
+    let (name, labels) = match series.split_once('{') {
+        Some((name, labels)) => (name, labels.strip_suffix('}').expect("closed")),
+        None => (series, ""),
+    };
+    (name.into(), labels.into(), value.parse().expect("a number"))
+}
+
+#[test]
+fn the_metrics_are_of_the_format_and_have_all_counters() {
+    let dir = TempDir::new();
+    let nodes = start_fleet(&dir, 3);
+    let id = nodes[0].purge(1);
+    eventually("applied", || nodes[1].knows(id) && nodes[2].knows(id));
+    eventually("known", || verdict(&nodes[1]).contains("3 of 3 nodes"));
+    // Sites and rates are looked at once a second.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let text = nodes[1].node.metrics(&[]);
+    let body = text.strip_suffix("# EOF\n").expect("the end mark");
+    let mut kinds = BTreeMap::new();
+    let (mut family, mut seen) = (String::new(), BTreeSet::new());
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let (name, kind) = rest.split_once(' ').expect("a kind");
+            assert!(
+                kinds.insert(name.to_owned(), kind.to_owned()).is_none(),
+                "{name} twice"
+            );
+            family = name.into();
+        } else if let Some(rest) = line.strip_prefix("# HELP ") {
+            assert!(rest.starts_with(&format!("{family} ")), "{line}");
+        } else {
+            let (name, labels, _) = sample(line);
+            assert!(name.starts_with(&family), "{name} outside of {family}");
+            let suffix = &name[family.len()..];
+            let fits: &[&str] = match kinds[&family].as_str() {
+                "counter" => &["_total"],
+                "histogram" => &["_bucket", "_sum", "_count"],
+                "info" => &["_info"],
+                _ => &[""],
+            };
+            assert!(fits.contains(&suffix), "{line} in a {}", kinds[&family]);
+            assert!(seen.insert((name, labels)), "{line} twice");
+        }
+    }
+    for counter in nodes[1].node.counters() {
+        let kind = if counter.grows { "counter" } else { "gauge" };
+        let name = format!("powderhorn_{}", counter.name);
+        assert_eq!(kinds.get(&name).map(String::as_str), Some(kind), "{name}");
+    }
+    let value = |start: &str| {
+        let line = body.lines().find(|line| line.starts_with(start));
+        sample(line.unwrap_or_else(|| panic!("{start} in\n{body}"))).2
+    };
+    assert_eq!(value("powderhorn_ok "), 1.0);
+    assert_eq!(value("powderhorn_applied_total "), 1.0);
+    assert_eq!(value("powderhorn_fleet_known "), 3.0);
+    assert_eq!(value("powderhorn_peer_up{peer=\"node-0\""), 1.0);
+    assert!(value("powderhorn_peer_lag_seconds{peer=\"node-0\"") < 10.0);
+    assert_eq!(value("powderhorn_purge_latency_seconds_count"), 1.0);
+}
