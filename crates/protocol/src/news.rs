@@ -50,7 +50,8 @@ struct Told {
 /// apart.
 #[derive(Debug, Default)]
 struct Board {
-    /// In the order of their ids; the other fields are in the same order.
+    /// In the order of their ids, each with its place in the other fields.
+    places: Vec<(NodeId, usize)>,
     nodes: Vec<NodeId>,
     /// When each told what it told last, or a little before.
     born: Vec<Time>,
@@ -62,29 +63,45 @@ struct Board {
 const NEVER_APPLIED: Time = Time::from_us(i64::MIN);
 
 impl Board {
-    fn place(&self, node: NodeId) -> Result<usize, usize> {
-        self.nodes.binary_search(&node)
+    fn find(&self, node: NodeId) -> Result<usize, usize> {
+        self.places.binary_search_by_key(&node, |(node, _)| *node)
     }
 
-    fn insert(&mut self, at: usize, node: NodeId, standing: Standing) {
-        self.nodes.insert(at, node);
-        self.born.insert(at, NEVER_APPLIED);
-        self.applied_until.insert(at, NEVER_APPLIED);
-        let told = Told {
+    fn place(&self, node: NodeId) -> Option<usize> {
+        let at = self.find(node).ok()?;
+        self.places.get(at).map(|(_, place)| *place)
+    }
+
+    fn insert(&mut self, node: NodeId, standing: Standing) -> usize {
+        let place = self.nodes.len();
+        if let Err(at) = self.find(node) {
+            self.places.insert(at, (node, place));
+        }
+        self.nodes.push(node);
+        self.born.push(NEVER_APPLIED);
+        self.applied_until.push(NEVER_APPLIED);
+        self.told.push(Told {
             standing,
             body: [0; NEWS_BODY_BYTES_MAX],
             body_len: 0,
             awaited: None,
-        };
-        self.told.insert(at, told);
+        });
+        place
     }
 
     fn remove(&mut self, node: NodeId) {
-        if let Ok(at) = self.place(node) {
-            self.nodes.remove(at);
-            self.born.remove(at);
-            self.applied_until.remove(at);
-            self.told.remove(at);
+        let Ok(at) = self.find(node) else {
+            return;
+        };
+        let (_, place) = self.places.remove(at);
+        self.nodes.swap_remove(place);
+        self.born.swap_remove(place);
+        self.applied_until.swap_remove(place);
+        self.told.swap_remove(place);
+        // The last one has taken its place.
+        let last = self.nodes.len();
+        for moved in self.places.iter_mut().filter(|(_, at)| *at == last) {
+            moved.1 = place;
         }
     }
 }
@@ -153,13 +170,14 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// What is known of the peers' nodes, in the order of their ids.
     pub fn news(&self, now: Time) -> impl Iterator<Item = NewsView> + '_ {
         let board = &self.news.board;
-        let times = board.born.iter().zip(&board.applied_until);
-        let all = board.nodes.iter().zip(&board.told).zip(times);
-        all.map(move |((&node, told), (&born, &until))| NewsView {
-            node,
-            age: now.since(born),
-            standing: told.standing,
-            applied_here: (until != NEVER_APPLIED).then(|| now.since(until)),
+        board.places.iter().filter_map(move |&(node, place)| {
+            let (born, until) = (*board.born.get(place)?, *board.applied_until.get(place)?);
+            Some(NewsView {
+                node,
+                age: now.since(born),
+                standing: board.told.get(place)?.standing,
+                applied_here: (until != NEVER_APPLIED).then(|| now.since(until)),
+            })
         })
     }
 
@@ -232,7 +250,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// Notes up to when everything of a node is applied here, by what it has told.
     fn settle(&mut self, node: NodeId) {
         let board = &mut self.news.board;
-        let Ok(at) = board.place(node) else {
+        let Some(at) = board.place(node) else {
             return;
         };
         let (Some(told), Some(&latest_born)) = (board.told.get_mut(at), board.born.get(at)) else {
@@ -270,13 +288,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
             let born = now - Duration::from_millis(entry.age_ms) - hop;
             let at = match self.news.board.place(entry.node) {
-                Ok(at) => at,
-                Err(_) if !self.roster.has_node(entry.node) => continue,
-                Err(at) => {
-                    let board = &mut self.news.board;
-                    board.insert(at, entry.node, entry.standing);
-                    at
-                }
+                Some(at) => at,
+                None if !self.roster.has_node(entry.node) => continue,
+                None => self.news.board.insert(entry.node, entry.standing),
             };
             let board = &mut self.news.board;
             let (Some(told), Some(before)) = (board.told.get_mut(at), board.born.get_mut(at))

@@ -5,10 +5,10 @@ mod common;
 use std::time::Duration;
 
 use common::{Apply, Fleet, Link, WALL_MS, ms, node_id, secs, start_of_time};
-use powderhorn_protocol::NewsView;
 use powderhorn_protocol::bounds::NEWS_STALE_MIN;
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::wire::{self, Standing};
+use powderhorn_protocol::{NewsView, PeerId};
 
 fn views(fleet: &Fleet, viewer: usize) -> Vec<NewsView> {
     fleet.nodes[viewer].core.news(fleet.now).collect()
@@ -215,6 +215,30 @@ fn health_and_clocks_are_told() {
     let skews: Vec<_> = peers.map(|peer| peer.clock_skew_ms).collect();
     let off = |i: usize, ms: i64| skews[i].is_some_and(|skew| (skew - ms).abs() <= 20);
     assert!(off(0, 7_000) && off(1, 14_000), "{skews:?}");
+}
+
+#[test]
+fn who_leaves_is_forgotten_and_the_others_are_not() {
+    let mut fleet = Fleet::new(9, 8, &Config::default());
+    fleet.run(secs(10));
+    let mut left: Vec<usize> = (1..8).collect();
+    for gone in [3, 7, 1] {
+        left.retain(|index| *index != gone);
+        let before: Vec<NewsView> = views(&fleet, 0);
+        fleet.nodes[0].core.remove_peer(PeerId(gone as u32));
+        let after = views(&fleet, 0);
+        let kept: Vec<NewsView> = before
+            .into_iter()
+            .filter(|v| v.node != node_id(gone))
+            .collect();
+        assert_eq!(after, kept);
+        assert_eq!(after.len(), left.len());
+        fleet.run(secs(3));
+        // What others say of it is not taken, either.
+        assert_eq!(views(&fleet, 0).len(), left.len());
+        let fresh = views(&fleet, 0).iter().all(|view| view.age < secs(5));
+        assert!(fresh, "{:?}", views(&fleet, 0));
+    }
 }
 
 /// News of nodes that are no peers takes no room, and none of the own node's comes from others.
