@@ -72,6 +72,15 @@ impl Board {
         self.places.get(at).map(|(_, place)| *place)
     }
 
+    /// Who has told something since a time, and when: places.
+    fn since(&self, oldest: Time) -> Vec<(Reverse<Time>, u32)> {
+        let times = self.born.iter().enumerate();
+        let young = times.filter(|(_, born)| **born >= oldest);
+        young
+            .map(|(at, born)| (Reverse(*born), at as u32))
+            .collect()
+    }
+
     fn insert(&mut self, node: NodeId, standing: Standing) -> usize {
         let place = self.nodes.len();
         if let Err(at) = self.find(node) {
@@ -118,6 +127,8 @@ pub(crate) struct Newsroom {
     health: u8,
     /// The wall clock, as the driver last told it: at this time it was so many ms.
     wall: Option<(Time, u64)>,
+    /// The age of the oldest news that there was room for in the last digest.
+    fitted_age: Duration,
     /// The youngest message that was dropped for want of room was born then, or a little later.
     pub evicted_born: Option<Time>,
 }
@@ -260,9 +271,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
             return;
         };
         while let Some((born, check, issued)) = told.awaited {
-            let streams = self.streams.range(StreamId::all_of(node)).rev();
-            let mut streams = streams.filter(|(id, _)| id.epoch.random as u16 == check);
-            if issued > 0 && !streams.any(|(_, stream)| stream.is_applied_to(issued)) {
+            // Most nodes issue nothing, and streams take long to look up.
+            let applied = issued == 0 || {
+                let streams = self.streams.range(StreamId::all_of(node)).rev();
+                let mut streams = streams.filter(|(id, _)| id.epoch.random as u16 == check);
+                streams.any(|(_, stream)| stream.is_applied_to(issued))
+            };
+            if !applied {
                 self.news.awaiting.insert(node);
                 return;
             }
@@ -327,7 +342,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Appends a frame of news to a datagram, as much of it as there is room for: this node's own first, and
     /// then the newest. Old news is in nobody's way.
-    pub(crate) fn put_news(&self, now: Time, payload: &mut Vec<u8>) {
+    pub(crate) fn put_news(&mut self, now: Time, payload: &mut Vec<u8>) {
         let room = PLAINTEXT_BYTES_MAX.saturating_sub(payload.len() + FRAME_OVERHEAD_BYTES);
         if room < ENTRY_BYTES_MIN {
             return;
@@ -339,19 +354,17 @@ impl<S: Store, R: RngCore> Core<S, R> {
             return;
         }
         wire::put_news_entry(&mut entries, self.node, 0, &body);
-        let oldest = now - self.news_stale();
-        let board = &self.news.board;
-        let times = board.born.iter().copied().enumerate();
-        let mut newest: Vec<(Reverse<Time>, u32)> = times
-            .filter(|(_, born)| *born >= oldest)
-            .map(|(at, born)| (Reverse(born), at as u32))
-            .collect();
         let fit = room / ENTRY_BYTES_MIN;
-        if newest.len() > fit {
-            newest.select_nth_unstable(fit);
-            newest.truncate(fit);
+        // As old as the oldest that fitted last time, and a little older: mostly that is enough.
+        let mut newest = self.news.board.since(now - self.news.fitted_age * 5 / 4);
+        if newest.len() < fit {
+            newest = self.news.board.since(now - self.news_stale());
         }
         newest.sort_unstable();
+        newest.truncate(fit);
+        let last = newest.last().map(|(Reverse(born), _)| now.since(*born));
+        self.news.fitted_age = last.unwrap_or_default();
+        let board = &self.news.board;
         for (Reverse(born), at) in newest {
             let (Some(told), Some(&node)) =
                 (board.told.get(at as usize), board.nodes.get(at as usize))
