@@ -6,6 +6,7 @@ mod peers;
 mod text;
 
 pub use fleet::FleetStatus;
+use fleet::Reached;
 pub(crate) use metrics::metrics;
 pub use peers::{PeerNews, PeerStatus};
 
@@ -190,9 +191,9 @@ impl Status {
         let config = shared.config();
         let core = shared.core.lock();
         let now = sys::boot_clock();
-        let peers = peers::take(shared, &core, now);
-        let stale_ms = core.news_stale().as_millis() as u64;
-        let reach = FleetStatus::take(&peers, &core.standing(now), stale_ms);
+        let names = peers::names(shared, &core);
+        let peers = peers::take(shared, &core, now, &names);
+        let reach = FleetStatus::take(&core, now, peers.len(), &names);
         let by_node = nodes_by_id(shared, &core, &config.name);
         let duplicate_names: Vec<DuplicateName> = by_node
             .into_values()
@@ -384,6 +385,22 @@ pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
         "peers",
         "Peers that the sources of members name.",
         shared.peers().count() as u64,
+    ));
+    let reach = Reached::of(&core, sys::boot_clock());
+    list.push(gauge(
+        "fleet_known",
+        "Nodes whose news is fresh, this one counted.",
+        reach.known,
+    ));
+    list.push(gauge(
+        "fleet_lag_ms",
+        "All purges older than this are applied at all nodes whose news is fresh.",
+        reach.applied_ms.unwrap_or(0),
+    ));
+    list.push(gauge(
+        "fleet_oldest_news_ms",
+        "Age of the oldest news that this rests on.",
+        reach.oldest.map_or(0, |(ms, _)| ms),
     ));
     list.push(gauge("peers_up", "Peers heard of lately.", up));
     list.push(gauge(

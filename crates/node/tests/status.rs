@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::{TempDir, TestNode, eventually, fleet, free_addresses, start_fleet};
 use powderhorn_node::hooks::Outgoing;
+use powderhorn_node::{Config, Node};
 
 fn verdict(node: &TestNode) -> String {
     node.node.status().verdict
@@ -154,6 +155,10 @@ fn the_metrics_are_of_the_format_and_have_all_counters() {
         }
     }
     for counter in nodes[1].node.counters() {
+        if ["fleet_lag_ms", "fleet_oldest_news_ms"].contains(&counter.name) {
+            // There in seconds.
+            continue;
+        }
         let kind = if counter.grows { "counter" } else { "gauge" };
         let name = format!("powderhorn_{}", counter.name);
         assert_eq!(kinds.get(&name).map(String::as_str), Some(kind), "{name}");
@@ -168,4 +173,18 @@ fn the_metrics_are_of_the_format_and_have_all_counters() {
     assert_eq!(value("powderhorn_peer_up{peer=\"node-0\""), 1.0);
     assert!(value("powderhorn_peer_lag_seconds{peer=\"node-0\"") < 10.0);
     assert_eq!(value("powderhorn_purge_latency_seconds_count"), 1.0);
+}
+
+/// What each counter means, and what to do about it, is in docs/OPERATING.md.
+#[test]
+fn all_counters_are_in_the_operators_handbook() {
+    let book = include_str!("../../../docs/OPERATING.md");
+    let node = Node::start(Config::single_node(), Duration::ZERO).expect("a single node");
+    let missing: Vec<_> = node
+        .counters()
+        .into_iter()
+        .map(|counter| counter.name)
+        .filter(|name| !book.contains(&format!("`{name}`")))
+        .collect();
+    assert!(missing.is_empty(), "not in docs/OPERATING.md: {missing:?}");
 }

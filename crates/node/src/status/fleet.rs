@@ -1,9 +1,12 @@
 //! What can be said of the fleet as a whole.
 
-use powderhorn_protocol::wire::Standing;
+use std::collections::BTreeMap;
+
+use powderhorn_protocol::id::NodeId;
+use powderhorn_protocol::time::Time;
 use serde::Serialize;
 
-use super::peers::PeerStatus;
+use crate::node::NodeCore;
 
 /// How far the fleet is, by the news of its nodes.
 #[derive(Clone, Debug, Serialize)]
@@ -29,27 +32,65 @@ pub struct FleetStatus {
     pub retention_ms: Option<u64>,
 }
 
-impl FleetStatus {
-    pub(super) fn take(peers: &[PeerStatus], own: &Standing, stale_ms: u64) -> FleetStatus {
-        let mut applied_ms = own.complete_ms;
-        let mut known = u64::from(applied_ms.is_some());
-        let mut oldest: Option<(u64, &str)> = None;
-        for peer in peers.iter().filter(|peer| peer.is_known(stale_ms)) {
-            let Some(news) = &peer.news else { continue };
-            let Some(at_peer) = news.applied_ms else {
+/// What the news of all nodes comes to.
+pub(super) struct Reached {
+    /// Nodes whose news is fresh and says how far they are, this one counted.
+    pub known: u64,
+    /// All purges older than this are applied at those.
+    pub applied_ms: Option<u64>,
+    /// Age of the oldest news that this rests on, and whose it is.
+    pub oldest: Option<(u64, NodeId)>,
+}
+
+impl Reached {
+    pub fn of(core: &NodeCore, now: Time) -> Reached {
+        let own = core.standing(now);
+        let stale = core.news_stale();
+        let mut reached = Reached {
+            known: u64::from(own.complete_ms.is_some()),
+            applied_ms: own.complete_ms,
+            oldest: None,
+        };
+        for view in core.news(now).filter(|view| view.age <= stale) {
+            let age_ms = view.age.as_millis() as u64;
+            let Some(at_peer) = view.standing.complete_ms else {
                 continue;
             };
-            known += 1;
-            applied_ms = applied_ms.map(|ms| ms.max(at_peer));
-            oldest = oldest.max(Some((news.age_ms, peer.who())));
+            reached.known += 1;
+            let at_peer = at_peer.saturating_add(age_ms);
+            reached.applied_ms = reached.applied_ms.map(|ms| ms.max(at_peer));
+            reached.oldest = reached.oldest.max(Some((age_ms, view.node)));
         }
+        reached
+    }
+}
+
+impl FleetStatus {
+    pub(super) fn take(
+        core: &NodeCore,
+        now: Time,
+        peers: usize,
+        names: &BTreeMap<NodeId, String>,
+    ) -> FleetStatus {
+        let Reached {
+            known,
+            applied_ms,
+            oldest,
+        } = Reached::of(core, now);
+        let name = |node: NodeId| {
+            names
+                .get(&node)
+                .cloned()
+                .unwrap_or_else(|| node.to_string())
+        };
+        let own = core.standing(now);
         FleetStatus {
-            nodes: peers.len() as u64 + 1,
+            nodes: peers as u64 + 1,
             known,
             applied_ms,
             oldest_news_ms: oldest.map(|(ms, _)| ms),
-            oldest_news_from: oldest.map(|(_, who)| who.to_owned()),
-            stale_ms,
+            oldest_news_from: oldest.map(|(_, node)| name(node)),
+            stale_ms: core.news_stale().as_millis() as u64,
             lacking_here: own.lacking.map_or(0, |lacking| lacking.count),
             lacking_here_ms: own.lacking.map(|lacking| lacking.since_ms),
             retention_ms: own.retention_ms,

@@ -191,7 +191,9 @@ pub(crate) fn metrics(shared: &Shared, more: &[Counter]) -> String {
     write_fleet(&mut out, &status);
     write_peers(&mut out, &status);
     write_latencies(&mut out, shared);
-    for counter in counters(shared).iter().chain(more) {
+    // The fleet's lag is there in seconds already.
+    let told = |counter: &&Counter| !counter.name.starts_with("fleet_");
+    for counter in counters(shared).iter().chain(more).filter(told) {
         let (kind, suffix) = if counter.grows {
             ("counter", "_total")
         } else {

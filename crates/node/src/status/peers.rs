@@ -164,9 +164,13 @@ fn news(view: &NewsView, names: &BTreeMap<NodeId, String>) -> PeerNews {
 }
 
 /// All peers, those that need attention first.
-pub(super) fn take(shared: &Shared, core: &NodeCore, now: Time) -> Vec<PeerStatus> {
+pub(super) fn take(
+    shared: &Shared,
+    core: &NodeCore,
+    now: Time,
+    names: &BTreeMap<NodeId, String>,
+) -> Vec<PeerStatus> {
     let table = shared.peers();
-    let names = names(shared, core);
     let (_, recovered) = shared.samples.lock().rates();
     let gaps = gaps(core);
     let all_news: BTreeMap<NodeId, NewsView> =
@@ -201,7 +205,7 @@ pub(super) fn take(shared: &Shared, core: &NodeCore, now: Time) -> Vec<PeerStatu
             sources: member.sources.iter().map(ToString::to_string).collect(),
             news: node
                 .and_then(|node| all_news.get(&node))
-                .map(|view| news(view, &names)),
+                .map(|view| news(view, names)),
             latency: node.and_then(|node| latencies.recent(now, node)),
             gaps: count,
             oldest_gap_ms: since.map(since_ms),
