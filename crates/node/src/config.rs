@@ -369,6 +369,7 @@ impl Config {
             retention_bytes: limits.retention_bytes,
             join_margin: limits.join_margin,
             replay_window: limits.replay_window,
+            news: true,
         }
     }
 }

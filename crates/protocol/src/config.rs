@@ -33,6 +33,9 @@ pub struct Config {
     /// multiple of 64. Must exceed a peer's datagram rate times the round trip. Default 65,536
     /// (8 KiB of memory per peer).
     pub replay_window: u64,
+    /// Whether digests bring news. It decides nothing, so a simulation of thousands of nodes that asks for nobody's
+    /// standing may do without. Default true.
+    pub news: bool,
 }
 
 impl Default for Config {
@@ -48,6 +51,7 @@ impl Default for Config {
             retention_bytes: 256 << 20,
             join_margin: Duration::from_secs(600),
             replay_window: 65_536,
+            news: true,
         }
     }
 }

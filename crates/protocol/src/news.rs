@@ -245,6 +245,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Looks, once a round, what is lacking, and whether what was awaited has come.
     pub(crate) fn survey(&mut self, now: Time) {
+        if !self.config.news {
+            return;
+        }
         self.news.lacking.clear();
         for (&id, stream) in &mut self.streams {
             let unapplied = stream.has_gaps() || stream.first_unapplied().is_some();
@@ -337,6 +340,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Bytes that all the news would take, more or less.
     pub(crate) fn news_bytes(&self) -> usize {
+        if !self.config.news {
+            return 0;
+        }
         FRAME_OVERHEAD_BYTES + (1 + self.news.board.nodes.len()) * (ENTRY_BYTES_MIN + 8)
     }
 
@@ -344,7 +350,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// then the newest. Old news is in nobody's way.
     pub(crate) fn put_news(&mut self, now: Time, payload: &mut Vec<u8>) {
         let room = PLAINTEXT_BYTES_MAX.saturating_sub(payload.len() + FRAME_OVERHEAD_BYTES);
-        if room < ENTRY_BYTES_MIN {
+        if room < ENTRY_BYTES_MIN || !self.config.news {
             return;
         }
         let mut entries = Vec::with_capacity(room);

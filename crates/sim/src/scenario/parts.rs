@@ -25,6 +25,7 @@ pub struct NodeConfig {
     pub(super) retention_bytes: Option<u64>,
     pub(super) join_margin: Option<Span>,
     pub(super) replay_window: Option<u64>,
+    pub(super) news: Option<bool>,
 }
 
 /// See [`Path`]; what is not given is as there.
@@ -201,6 +202,7 @@ impl NodeConfig {
             join_margin: span(self.join_margin, base.join_margin),
             // Enough for any rate that is simulated: 8 KiB a peer is much for thousands of nodes.
             replay_window: self.replay_window.unwrap_or(4_096),
+            news: self.news.unwrap_or(base.news),
             ..base
         }
     }
