@@ -7,10 +7,11 @@ use powderhorn_protocol::id::{MessageId, StreamId};
 use powderhorn_protocol::store::Held;
 use powderhorn_protocol::time::Time;
 
+use crate::batch::{BLOCK_BYTES, BatchWriter};
 use crate::clock::Anchor;
 use crate::files::{Files, Kind};
 use crate::footer::{Block, Footer, StreamBlocks};
-use crate::format::{self, BLOCK_BYTES, BatchWriter};
+use crate::format;
 use crate::index::{Frozen, Segment, estimate};
 use crate::shared::{Shared, count, uncount};
 

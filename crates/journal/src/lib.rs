@@ -12,7 +12,7 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | `format`, `footer` | the files, byte by byte |
+//! | `format`, `batch`, `footer` | the files, byte by byte |
 //! | `index`, `messages`, `cache` | where each message is |
 //! | `store`, `shared` | what the core and others call, and what they share with the threads |
 //! | `writer`, `keeper`, `reader` | the three threads |
@@ -21,6 +21,7 @@
 //! | `files` | all that reaches a disk |
 #![forbid(unsafe_code)]
 
+mod batch;
 mod cache;
 mod clock;
 mod files;

@@ -8,10 +8,11 @@ use powderhorn_protocol::id::StreamId;
 use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::time::Time;
 
+use crate::batch::{self, Batch};
 use crate::clock::{Anchor, Conversion};
 use crate::files::{Files, Kind};
 use crate::footer::{Block, Footer, StreamBlocks};
-use crate::format::{self, Batch, Found, HEADER_BYTES, Header, TRAILER_BYTES};
+use crate::format::{self, Found, HEADER_BYTES, Header, TRAILER_BYTES};
 use crate::index::{Index, Part, Segment};
 use crate::{OpenError, Recovered};
 
@@ -152,7 +153,7 @@ impl Loading {
                 Found::Frame(start, payload) => {
                     let bytes = format::FRAME_HEAD_BYTES + payload.len();
                     at = start + bytes;
-                    if let Some(batch) = format::read_batch(payload) {
+                    if let Some(batch) = batch::read_batch(payload) {
                         scan.batches.push((start, bytes, batch));
                     }
                 }

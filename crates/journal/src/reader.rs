@@ -5,6 +5,7 @@ use std::io;
 
 use powderhorn_protocol::store::Held;
 
+use crate::batch;
 use crate::cache::Request;
 use crate::files::Kind;
 use crate::format;
@@ -87,7 +88,7 @@ fn read(
         files.remove(0);
     }
     result?;
-    let batch = format::read_frame(&bytes).and_then(format::read_batch);
+    let batch = format::read_frame(&bytes).and_then(batch::read_batch);
     let batch = batch.ok_or_else(|| io::Error::other("its checksum does not match"))?;
     let mut messages = Vec::with_capacity(batch.messages.len());
     for (id, mut held) in batch.messages {

@@ -5,8 +5,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::batch::{BATCH_BYTES, BatchWriter};
 use crate::files::{Files, Kind};
-use crate::format::{self, BATCH_BYTES, BatchWriter};
+use crate::format;
 use crate::keeper;
 use crate::shared::{Entry, Shared, Stop, count};
 
