@@ -1,8 +1,8 @@
 //! What is in the files, byte by byte.
 //!
 //! A file is a header and frames. A frame carries its length and a checksum, and can be found again
-//! behind a damaged one by its mark. What holds messages is a *batch*: with its own clock anchor and its
-//! own table of streams, so that no damage elsewhere takes anything from it. A log has batches in the order
+//! behind a damaged one by its mark. What holds messages is a *batch* (`batch.rs`): with its own clock anchor and
+//! its own table of streams, so that no damage elsewhere takes anything from it. A log has batches in the order
 //! of arrival. A segment has batches of one stream each (*blocks*), sorted, then a footer that says where
 //! they are, then a trailer that says where the footer is.
 //!
@@ -14,14 +14,14 @@ use powderhorn_protocol::time::Time;
 use crate::clock::Anchor;
 
 /// The version that is written here. Another one is refused by name.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Mark 8, version 4, checksum of these 4.
 pub const HEADER_BYTES: usize = 16;
 const HEADER_MARK: [u8; 8] = *b"PHjrnl\r\n";
 
 /// Mark 4, length of the payload 4, checksum of the length and the payload 4.
 pub const FRAME_HEAD_BYTES: usize = 12;
-/// Has bytes that no key, host or ban can have, so a search for it does not stop at every message.
+/// It is in no body that is under a mask, but by chance: a search for it stops at few other places.
 const FRAME_MARK: [u8; 4] = [0x00, 0xb1, 0x1c, 0x0e];
 /// Longest payload that is believed.
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
@@ -124,14 +124,23 @@ pub fn read_frame(bytes: &[u8]) -> Option<&[u8]> {
     input.take(len).filter(|payload| checksum(payload) == crc)
 }
 
+/// How long the frame that `bytes` begins with says that it is.
+fn frame_bytes(bytes: &[u8]) -> Option<usize> {
+    let mut input = Reader(bytes);
+    let marked = input.take(4)? == FRAME_MARK;
+    let len = input.u32()? as usize;
+    marked.then_some(FRAME_HEAD_BYTES + len)
+}
+
 /// What is found in a file that is read from one end to the other.
 pub enum Found<'a> {
     /// A frame: where it begins, and its payload.
     Frame(usize, &'a [u8]),
-    /// So many bytes that are no frame, with a frame behind them.
-    Damage(usize),
-    /// So many bytes at the end that are no frame.
-    Torn(usize),
+    /// Bytes that are no frame, and once were: there is a frame behind them, or they have the length that
+    /// they say. Where they begin.
+    Damage(usize, &'a [u8]),
+    /// Bytes at the end that are no frame, and may never have been one. Where they begin.
+    Torn(usize, &'a [u8]),
 }
 
 /// Walks the frames of `bytes` from `start` on.
@@ -149,8 +158,13 @@ pub fn frames(bytes: &[u8], start: usize) -> impl Iterator<Item = Found<'_>> {
                 && rest[skip..].starts_with(&FRAME_MARK)
                 && read_frame(&rest[skip..]).is_some()
         });
+        let start = at;
         at += next.unwrap_or(rest.len());
-        Some(next.map_or(Found::Torn(rest.len()), Found::Damage))
+        Some(match next {
+            Some(next) => Found::Damage(start, rest.get(..next)?),
+            None if frame_bytes(rest) == Some(rest.len()) => Found::Damage(start, rest),
+            None => Found::Torn(start, rest),
+        })
     })
 }
 

@@ -24,8 +24,8 @@ enum Loaded {
     },
     Log {
         batches: Vec<Batch>,
-        /// Up to here it is whole, as far as anything is.
-        whole: u64,
+        /// Where to go on in it. Not in one whose torn end has messages: to cut that off would lose them.
+        end: Option<u64>,
     },
 }
 
@@ -135,37 +135,38 @@ impl Loading {
                 .into_iter()
                 .map(|(_, _, batch)| batch)
                 .collect(),
-            whole: scan.whole,
+            end: scan.end,
         })
     }
 
     fn scan(&mut self, path: &Path, content: &[u8]) -> Scan {
         let mut scan = Scan {
             batches: Vec::new(),
-            whole: content.len() as u64,
+            end: Some(content.len() as u64),
         };
         if format::read_header(content) == Header::Damaged && content.len() >= HEADER_BYTES {
-            self.damage(path, 0, HEADER_BYTES);
+            self.damage(path, 0, HEADER_BYTES, 0);
         }
-        let mut at = HEADER_BYTES;
         for found in format::frames(content, HEADER_BYTES) {
             match found {
                 Found::Frame(start, payload) => {
                     let bytes = format::FRAME_HEAD_BYTES + payload.len();
-                    at = start + bytes;
                     if let Some(batch) = batch::read_batch(payload) {
                         scan.batches.push((start, bytes, batch));
                     }
                 }
-                Found::Damage(bytes) => {
-                    self.damage(path, at, bytes);
-                    at += bytes;
+                Found::Damage(start, bytes) => {
+                    let saved = scan.salvage(start, bytes);
+                    self.damage(path, start, bytes.len(), saved);
                 }
-                Found::Torn(bytes) => {
-                    scan.whole = at as u64;
-                    self.recovered.torn_bytes += bytes as u64;
+                Found::Torn(start, bytes) => {
+                    let saved = scan.salvage(start, bytes);
+                    scan.end = (saved == 0).then_some(start as u64);
+                    self.recovered.torn_bytes += bytes.len() as u64;
                     log::warn!(
-                        "journal: the last {bytes} bytes of {} were never finished, or are damaged",
+                        "journal: the last {} bytes of {} were never finished, or are damaged: {saved} messages \
+                         in them are whole",
+                        bytes.len(),
                         path.display()
                     );
                 }
@@ -174,10 +175,11 @@ impl Loading {
         scan
     }
 
-    fn damage(&mut self, path: &Path, at: usize, bytes: usize) {
+    fn damage(&mut self, path: &Path, at: usize, bytes: usize, saved: usize) {
         self.recovered.damaged += 1;
         log::error!(
-            "journal: {bytes} bytes of {} from byte {at} on are damaged: what was in them is lost",
+            "journal: among {bytes} bytes of {} from byte {at} on some are damaged: {saved} messages in them \
+             are whole, what else was there is lost",
             path.display()
         );
     }
@@ -247,13 +249,13 @@ impl Loading {
                     }
                     add_segment(index, held, conversion, number, footer, bytes);
                 }
-                Loaded::Log { batches, whole } => {
+                Loaded::Log { batches, end } => {
                     index.number = number;
                     for batch in batches {
                         add_batch(index, held, conversion, batch);
                     }
-                    if number == last {
-                        start.log = Some((number, whole));
+                    if let Some(end) = end.filter(|_| number == last) {
+                        start.log = Some((number, end));
                     } else {
                         // What a footer said is not said again, of more segments than it meant.
                         index.forget_removals();
@@ -277,10 +279,23 @@ impl Loading {
     }
 }
 
-/// What reading a whole file gives: each batch with its place and length.
+/// What reading a whole file gives: each batch with the place and length of what it was found in.
 struct Scan {
     batches: Vec<(usize, usize, Batch)>,
-    whole: u64,
+    /// Where a log goes on.
+    end: Option<u64>,
+}
+
+impl Scan {
+    /// Takes what is whole in damaged bytes; how many messages that is.
+    fn salvage(&mut self, start: usize, bytes: &[u8]) -> usize {
+        let batches = batch::salvage(bytes);
+        let saved = batches.iter().map(|batch| batch.messages.len()).sum();
+        let found = batches.into_iter();
+        self.batches
+            .extend(found.map(|batch| (start, bytes.len(), batch)));
+        saved
+    }
 }
 
 /// Why nothing can be read.
@@ -356,39 +371,50 @@ fn footer_of(batches: &[(usize, usize, Batch)]) -> Option<Footer> {
     let anchor: Anchor = batches.first()?.2.anchor;
     let mut streams: BTreeMap<StreamId, StreamBlocks> = BTreeMap::new();
     for (offset, bytes, batch) in batches {
-        let seqs = || batch.messages.iter().map(|(id, _)| id.seq);
-        let births = || batch.messages.iter().map(|(_, held)| held.born);
-        let stream = batch.messages.first()?.0.stream;
-        let (first, last) = (seqs().min()?, seqs().max()?);
-        let (born_min, born_max): (Time, Time) = (births().min()?, births().max()?);
-        let block = Block {
-            first,
-            born_min,
-            offset: u32::try_from(*offset).ok()?,
-            span: u32::try_from(last - first).ok()?,
-            born_span: u32::try_from(born_max.since(born_min).as_micros()).unwrap_or(u32::MAX),
-            bytes: u32::try_from(*bytes).ok()?,
-        };
-        let entry = streams.entry(stream).or_insert_with(|| StreamBlocks {
-            stream,
-            ranges: RangeSet::new(),
-            blocks: Vec::new(),
-        });
-        // The writer sorts them: what is out of order was not written by it.
-        if entry
-            .blocks
-            .last()
-            .is_none_or(|before| before.last() < first)
-        {
-            for seq in seqs() {
-                entry.ranges.insert(seq);
+        // Of one stream, unless it is what was whole in several damaged blocks.
+        let mut parts: BTreeMap<StreamId, Vec<(u64, Time)>> = BTreeMap::new();
+        for (id, held) in &batch.messages {
+            let part = parts.entry(id.stream).or_default();
+            part.push((id.seq, held.born));
+        }
+        for (stream, part) in parts {
+            let Some(block) = block_of(*offset, *bytes, &part) else {
+                continue;
+            };
+            let entry = streams.entry(stream).or_insert_with(|| StreamBlocks {
+                stream,
+                ranges: RangeSet::new(),
+                blocks: Vec::new(),
+            });
+            let before = entry.blocks.last();
+            // The writer sorts them: what is out of order was not written by it.
+            if before.is_none_or(|before| before.last() < block.first) {
+                part.iter().for_each(|(seq, _)| {
+                    entry.ranges.insert(*seq);
+                });
+                entry.blocks.push(block);
             }
-            entry.blocks.push(block);
         }
     }
     Some(Footer {
         anchor,
         streams: streams.into_values().collect(),
         removed: Vec::new(),
+    })
+}
+
+/// What a footer says of these messages of one stream, which were found in these bytes.
+fn block_of(offset: usize, bytes: usize, messages: &[(u64, Time)]) -> Option<Block> {
+    let seqs = || messages.iter().map(|(seq, _)| *seq);
+    let births = || messages.iter().map(|(_, born)| *born);
+    let (first, last) = (seqs().min()?, seqs().max()?);
+    let (born_min, born_max) = (births().min()?, births().max()?);
+    Some(Block {
+        first,
+        born_min,
+        offset: u32::try_from(offset).ok()?,
+        span: u32::try_from(last - first).ok()?,
+        born_span: u32::try_from(born_max.since(born_min).as_micros()).unwrap_or(u32::MAX),
+        bytes: u32::try_from(bytes).ok()?,
     })
 }

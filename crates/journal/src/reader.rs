@@ -1,12 +1,13 @@
 //! The reader: a thread that reads the blocks that are asked for, so that nobody else waits for a disk.
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io;
 
 use powderhorn_protocol::store::Held;
 
 use crate::batch;
-use crate::cache::Request;
+use crate::cache::{BlockKey, Request};
 use crate::files::Kind;
 use crate::format;
 use crate::shared::{Shared, Stop, count};
@@ -14,9 +15,13 @@ use crate::shared::{Shared, Stop, count};
 /// Segments held open while there is something to read.
 const FILES_MAX: usize = 16;
 
+/// Damaged blocks that are remembered, so that one that is read again is not counted again: beyond, they are.
+const DAMAGED_MAX: usize = 4_096;
+
 /// Works until it is told to end.
 pub fn run(shared: &Shared) {
     let mut files: Vec<(u64, File)> = Vec::new();
+    let mut damaged: HashSet<BlockKey> = HashSet::new();
     loop {
         let request = {
             let mut index = shared.index.lock();
@@ -40,9 +45,17 @@ pub fn run(shared: &Shared) {
         let result = read(shared, &mut files, &request);
         let mut index = shared.index.lock();
         match result {
-            Ok(messages) => {
+            Ok((messages, whole)) => {
                 count(&shared.counts.blocks_read, 1);
+                let saved = messages.len();
                 index.cache.done(request.key, Some(messages.into()));
+                drop(index);
+                if !whole && damaged.insert(request.key) {
+                    if damaged.len() > DAMAGED_MAX {
+                        damaged.clear();
+                    }
+                    tell(shared, &request, &format!("{NO_FRAME}; {saved} are whole"));
+                }
             }
             Err(error) => {
                 index.cache.done(request.key, None);
@@ -50,27 +63,35 @@ pub fn run(shared: &Shared) {
                 if index.segments.contains_key(&request.key.number) {
                     index.damaged(request.stream, request.key);
                     drop(index);
-                    count(&shared.counts.damaged, 1);
-                    let path = shared.files.path(request.key.number, Kind::Segment);
-                    log::error!(
-                        "journal: a block of {} at byte {} is lost, messages {} to {} of {}: {error}",
-                        path.display(),
-                        request.key.offset,
-                        request.block.first,
-                        request.block.last(),
-                        request.stream
-                    );
+                    tell(shared, &request, &format!("{error}; none is whole"));
                 }
             }
         }
     }
 }
 
+const NO_FRAME: &str = "its checksum does not match";
+
+/// Counts and logs that a block is damaged.
+fn tell(shared: &Shared, request: &Request, what: &str) {
+    count(&shared.counts.damaged, 1);
+    let path = shared.files.path(request.key.number, Kind::Segment);
+    log::error!(
+        "journal: a block of {} at byte {} is damaged, which has messages {} to {} of {}: {what}",
+        path.display(),
+        request.key.offset,
+        request.block.first,
+        request.block.last(),
+        request.stream
+    );
+}
+
+/// Reads a block: its messages, and whether that is all that was in it.
 fn read(
     shared: &Shared,
     files: &mut Vec<(u64, File)>,
     request: &Request,
-) -> io::Result<Vec<(u64, Held)>> {
+) -> io::Result<(Vec<(u64, Held)>, bool)> {
     let path = shared.files.path(request.key.number, Kind::Segment);
     let place = files
         .iter()
@@ -89,14 +110,21 @@ fn read(
     }
     result?;
     let batch = format::read_frame(&bytes).and_then(batch::read_batch);
-    let batch = batch.ok_or_else(|| io::Error::other("its checksum does not match"))?;
-    let mut messages = Vec::with_capacity(batch.messages.len());
-    for (id, mut held) in batch.messages {
-        if id.stream == request.stream {
-            held.born = shared.conversion.born(&batch.anchor.boot_id, held.born);
-            messages.push((id.seq, held));
+    let whole = batch.is_some();
+    let batches = batch.map_or_else(|| batch::salvage(&bytes), |batch| vec![batch]);
+    let mut messages = Vec::new();
+    for batch in batches {
+        messages.reserve(batch.messages.len());
+        for (id, mut held) in batch.messages {
+            if id.stream == request.stream {
+                held.born = shared.conversion.born(&batch.anchor.boot_id, held.born);
+                messages.push((id.seq, held));
+            }
         }
     }
+    if messages.is_empty() {
+        return Err(io::Error::other(NO_FRAME));
+    }
     messages.sort_by_key(|(seq, _)| *seq);
-    Ok(messages)
+    Ok((messages, whole))
 }

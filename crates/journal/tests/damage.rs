@@ -87,6 +87,8 @@ fn check(dir: &Dir, written: &Written, what: &str) -> Outcome {
             }
         }
     }
+    // What was saved from a torn end is on its way into a segment.
+    until("no log waits", || journal.counters().unsealed == 0);
     let damaged = journal.counters().damaged;
     journal.kill();
     Outcome {
@@ -112,6 +114,7 @@ fn a_log_torn_at_any_byte_keeps_what_is_before() {
     let (written, ends) = log(&dir, &lots);
     let path = &dir.files("log")[0];
     let content = fs::read(path).unwrap();
+    let mut before = 0;
     for cut in 0..=content.len() as u64 {
         fs::create_dir_all(&torn.0).unwrap();
         let torn_path = torn.0.join(path.file_name().unwrap());
@@ -119,11 +122,14 @@ fn a_log_torn_at_any_byte_keeps_what_is_before() {
         let whole = ends.iter().zip(lots).take_while(|(end, _)| **end <= cut);
         let expected: u64 = whole.map(|(_, lot)| lot).sum();
         let outcome = check(&torn, &written, &format!("cut at {cut}"));
-        assert_eq!(
-            (outcome.held as u64, outcome.damaged),
-            (expected, 0),
-            "cut at {cut}"
-        );
+        let held = outcome.held as u64;
+        // Each message that is whole, also of the lot that is not.
+        assert!(held >= expected && held >= before, "cut at {cut}: {held}");
+        if ends.contains(&cut) {
+            assert_eq!((held, before), (expected, expected - 1), "cut at {cut}");
+        }
+        before = held;
+        assert_eq!(outcome.damaged, 0, "cut at {cut}");
         assert_eq!(
             outcome.torn == 0,
             ends.contains(&cut) || cut <= 16,
@@ -131,11 +137,7 @@ fn a_log_torn_at_any_byte_keeps_what_is_before() {
         );
         // What was torn off is gone, so the next start finds nothing to complain of.
         let again = check(&torn, &written, &format!("again, cut at {cut}"));
-        assert_eq!(
-            (again.held as u64, again.torn),
-            (expected, 0),
-            "cut at {cut}"
-        );
+        assert_eq!((again.held as u64, again.torn), (held, 0), "cut at {cut}");
         fs::remove_dir_all(&torn.0).unwrap();
     }
 }
@@ -150,6 +152,7 @@ fn a_log_goes_on_behind_a_torn_end() {
     file.set_len(bytes - 7).unwrap();
     let (mut store, journal, recovered) = open(&dir);
     assert!(recovered.torn_bytes > 0);
+    until("no log waits", || journal.counters().unsealed == 0);
     let held = message(id(7, 1), powderhorn_journal::SystemClock.boot());
     store.insert(id(7, 1), held.clone());
     write(&journal);
@@ -159,48 +162,60 @@ fn a_log_goes_on_behind_a_torn_end() {
     assert_eq!((recovered.torn_bytes, recovered.damaged), (0, 0));
     assert!(get(&mut store, id(7, 1)).is_some());
     assert!(get(&mut store, id(1, 5)).is_some());
-    assert!(get(&mut store, id(0, 6)).is_none());
+    assert!(get(&mut store, id(1, 9)).is_some());
+    assert!(get(&mut store, id(0, 10)).is_none());
 }
 
 #[test]
-fn a_changed_byte_of_a_log_costs_its_lot_and_nothing_else() {
+fn a_changed_byte_of_a_log_costs_its_message_at_most() {
     let (dir, flipped) = (Dir::new(), Dir::new());
-    let lots = [3, 4, 2];
+    let lots = [3, 40, 2];
     let (written, ends) = log(&dir, &lots);
     let path = &dir.files("log")[0];
     let content = fs::read(path).unwrap();
+    let (mut places, mut lossy) = (0, 0);
     for at in 0..content.len() {
+        let begins = ends.iter().rfind(|end| **end <= at as u64);
+        let inside = at - begins.map_or(0, |end| *end as usize);
+        // All of the frames' and the batches' heads, and of the last lot; samples of the rest.
+        if inside >= 120 && at < ends[1] as usize && at % 3 != 0 {
+            continue;
+        }
         fs::create_dir_all(&flipped.0).unwrap();
         let mut changed = content.clone();
         changed[at] ^= 1 << (at % 8);
         fs::write(flipped.0.join(path.file_name().unwrap()), &changed).unwrap();
-        let lot = ends.iter().position(|end| (at as u64) < *end).unwrap();
-        let lost = if at < 16 { 0 } else { lots[lot] };
         let outcome = check(&flipped, &written, &format!("byte {at}"));
-        assert_eq!(outcome.held as u64, 9 - lost, "byte {at}");
-        assert!(outcome.damaged + outcome.torn > 0, "byte {at}");
+        let lost = written.len() - outcome.held;
+        assert!(lost <= 1, "byte {at}: {lost} lost");
+        // The file's header and the frames' heads cost nothing.
+        assert!(at >= 28 || lost == 0, "byte {at}");
+        // At the end, bytes that are no frame may be a torn one.
+        let torn = at as u64 >= ends[1] && inside < 8;
+        assert_eq!(outcome.damaged, u64::from(!torn), "byte {at}");
+        assert_eq!(outcome.torn > 0, torn, "byte {at}");
+        (places, lossy) = (places + 1, lossy + lost);
         fs::remove_dir_all(&flipped.0).unwrap();
     }
+    assert!(lossy > places / 2, "{lossy} of {places}");
 }
 
 #[test]
-fn a_changed_byte_of_a_segment_costs_its_block_at_most() {
+fn a_changed_byte_of_a_segment_costs_its_message_at_most() {
     let (dir, flipped) = (Dir::new(), Dir::new());
     let written = segments(&dir);
     let segment = dir.files("seg").remove(0);
     let name = segment.file_name().unwrap().to_owned();
     let content = fs::read(&segment).unwrap();
-    let footer = {
-        let trailer = &content[content.len() - 20..];
-        u64::from_le_bytes(trailer[..8].try_into().unwrap()) as usize
-    };
-    // All of the header, of the first two blocks' heads, of the footer and trailer; samples of the rest.
-    let places = (0..120)
+    let footer = footer_at(&content);
+    // All of the header and of the first block's head, footer and trailer; samples of the rest.
+    let places = (0..200)
         .step_by(5)
-        .chain((120..footer).step_by(17_111))
+        .chain((200..20_000).step_by(197))
+        .chain((20_000..footer).step_by(17_111))
         .chain((footer..content.len()).step_by(16))
         .chain(content.len() - 20..content.len());
-    let mut lossless = 0;
+    let (mut lossy, mut lossless) = (0, 0);
     for at in places {
         copy(&dir, &flipped.0);
         let mut changed = content.clone();
@@ -208,16 +223,75 @@ fn a_changed_byte_of_a_segment_costs_its_block_at_most() {
         fs::write(flipped.0.join(&name), &changed).unwrap();
         let outcome = check(&flipped, &written, &format!("byte {at}"));
         let lost = written.len() - outcome.held;
-        assert!(lost < 400, "byte {at}: {lost} lost");
+        assert!(lost <= 1, "byte {at}: {lost} lost");
         if (16..footer).contains(&at) {
-            assert!(lost > 0 && outcome.damaged == 1, "byte {at}: {lost} lost");
+            assert_eq!(outcome.damaged, 1, "byte {at}: {lost} lost");
         } else {
             assert_eq!(lost, 0, "byte {at}");
             assert!(outcome.damaged == 1 || at < 16, "byte {at}");
         }
+        lossy += lost;
         lossless += usize::from(lost == 0);
     }
-    assert!(lossless > 20);
+    assert!(lossless > 20 && lossy > 60, "{lossless}, {lossy}");
+}
+
+/// What is in a block is found without the footer, also when the block is damaged, and its neighbour.
+#[test]
+fn a_segment_without_a_footer_loses_no_more() {
+    let (dir, flipped) = (Dir::new(), Dir::new());
+    let written = segments(&dir);
+    let segment = dir.files("seg").remove(0);
+    let name = segment.file_name().unwrap().to_owned();
+    let content = fs::read(&segment).unwrap();
+    let footer = footer_at(&content);
+    for at in (16..footer - 9_000).step_by(5_003) {
+        copy(&dir, &flipped.0);
+        let mut changed = content.clone();
+        changed[at] ^= 0x10;
+        changed[at + 9_000] ^= 0x10;
+        changed[footer + 20] ^= 0x10;
+        fs::write(flipped.0.join(&name), &changed).unwrap();
+        let outcome = check(&flipped, &written, &format!("byte {at}"));
+        let lost = written.len() - outcome.held;
+        assert!(lost <= 2, "byte {at}: {lost} lost");
+        assert!(outcome.damaged >= 2, "byte {at}: {}", outcome.damaged);
+    }
+}
+
+/// Disks lose sectors.
+#[test]
+fn a_sector_that_is_gone_costs_what_was_in_it() {
+    let (dir, zeroed) = (Dir::new(), Dir::new());
+    let written = segments(&dir);
+    let segment = dir.files("seg").remove(0);
+    let name = segment.file_name().unwrap().to_owned();
+    let content = fs::read(&segment).unwrap();
+    let footer = footer_at(&content);
+    for at in (512..footer - 512).step_by(512 * 13) {
+        copy(&dir, &zeroed.0);
+        let mut changed = content.clone();
+        changed[at..at + 512].fill(0);
+        fs::write(zeroed.0.join(&name), &changed).unwrap();
+        let outcome = check(&zeroed, &written, &format!("byte {at}"));
+        let lost = written.len() - outcome.held;
+        // The shortest record has 12 bytes; a block's heads and what names its stream may be in the sector.
+        let heads = changed[at - 512..at + 1024]
+            .windows(4)
+            .any(|bytes| bytes == [0, 0xb1, 0x1c, 0x0e]);
+        let gone = content[at..at + 512]
+            .windows(4)
+            .any(|bytes| bytes == [0, 0xb1, 0x1c, 0x0e]);
+        assert!(
+            lost <= if heads || gone { 250 } else { 43 },
+            "byte {at}: {lost} lost"
+        );
+    }
+}
+
+fn footer_at(segment: &[u8]) -> usize {
+    let trailer = &segment[segment.len() - 20..];
+    u64::from_le_bytes(trailer[..8].try_into().unwrap()) as usize
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn a_file_system_that_is_full_is_one_that_can_be_emptied() {
     }
     let mounted = Mounted(&dir);
     let ballast = dir.0.join("ballast");
-    fs::write(&ballast, vec![1; 1 << 20]).unwrap();
+    fs::write(&ballast, vec![1; 5 << 18]).unwrap();
     let (mut store, journal, _) = open(&dir);
     let mut last = 0;
     while journal.state() == State::Ok && last < 100_000 {

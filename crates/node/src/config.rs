@@ -105,7 +105,7 @@ pub struct JournalConfig {
     /// each node. "" for no journal: purges are held in memory. Default: [`JOURNAL_DIR`]; without a
     /// configuration file there is no journal.
     pub dir: Option<PathBuf>,
-    /// `journal.bytes`: most bytes in it. 16 MiB to 1 TiB; default 1 GiB, which is 22 million purges of URLs.
+    /// `journal.bytes`: most bytes in it. 16 MiB to 1 TiB; default 1 GiB, which is 20 million purges of URLs.
     /// When they run out before the retention is over, the oldest purges go.
     pub bytes: u64,
     /// `journal.fsync`: "never", the default: a purge that was answered survives the death of varnishd, but
