@@ -91,6 +91,8 @@ impl Anchor {
 #[derive(Debug)]
 pub struct Conversion {
     now: Anchor,
+    /// The first start in this boot: from here on its clock counts for what is of earlier boots.
+    since: Anchor,
     retention: Duration,
     /// The last that is known of each earlier boot.
     last: BTreeMap<[u8; 16], Anchor>,
@@ -101,6 +103,7 @@ impl Conversion {
     pub fn new(now: Anchor, retention: Duration) -> Conversion {
         Conversion {
             now,
+            since: now,
             retention,
             last: BTreeMap::new(),
         }
@@ -119,6 +122,16 @@ impl Conversion {
         }
     }
 
+    /// Whether there is anything of an earlier boot.
+    pub fn has_earlier_boots(&self) -> bool {
+        self.last.keys().any(|boot_id| *boot_id != self.now.boot_id)
+    }
+
+    /// This is not the first start in this boot: what earlier boots left keeps the ages that it had then.
+    pub fn set_since(&mut self, since: Anchor) {
+        self.since = since;
+    }
+
     /// The same of what a start found: nothing of that is younger than the start.
     pub fn born_before(&self, boot_id: &[u8; 16], born: Time) -> Time {
         self.born(boot_id, born).min(self.now.boot)
@@ -126,7 +139,7 @@ impl Conversion {
 
     /// When what was born at `born` on the clock of `boot_id` was born, on the clock of this boot.
     pub fn born(&self, boot_id: &[u8; 16], born: Time) -> Time {
-        let now = self.now.boot;
+        let now = self.since.boot;
         if *boot_id == self.now.boot_id {
             return born;
         }
@@ -134,7 +147,7 @@ impl Conversion {
         let Some(last) = self.last.get(boot_id) else {
             return now;
         };
-        let down = Duration::from_millis(self.now.wall_ms.saturating_sub(last.wall_ms));
+        let down = Duration::from_millis(self.since.wall_ms.saturating_sub(last.wall_ms));
         let by_boot_clock = now - last.boot.since(born);
         let by_wall_clock = by_boot_clock - down;
         let too_old = now - self.retention;
@@ -192,6 +205,22 @@ mod tests {
         assert!(ages(1000, 1_000_000, &[-1400])[0] > 1440);
         // And this one would have, within less than ten minutes.
         assert_eq!(ages(1000, 1_000_000, &[-1335]), [1435]);
+    }
+
+    #[test]
+    fn a_second_start_in_a_boot_changes_no_birth() {
+        let births = |now: i64, wall_now: u64| {
+            let mut conversion = Conversion::new(anchor(2, now, wall_now), DAY);
+            conversion.note(&anchor(1, 100, 1000));
+            assert!(conversion.has_earlier_boots());
+            conversion.set_since(anchor(2, 30, 1060));
+            [40, 100, -1335].map(|born| conversion.born(&[1; 16], Time::from_us(born * MINUTE)))
+        };
+        let first = births(30, 1060);
+        assert_eq!(births(35, 1065), first);
+        // Whatever the wall clock says by then.
+        assert_eq!(births(500, 1), first);
+        assert_eq!(births(500, 1_000_000), first);
     }
 
     #[test]

@@ -57,6 +57,8 @@ impl Kind {
 
 /// The name of the file with the last epoch's stamp.
 pub const STAMP: &str = "epoch";
+/// The name of the file with the first start of this boot.
+pub const SINCE: &str = "boot";
 
 /// The state directory.
 pub struct Files {

@@ -16,7 +16,7 @@
 //! | `index`, `messages`, `cache` | where each message is |
 //! | `store`, `shared` | what the core and others call, and what they share with the threads |
 //! | `writer`, `keeper`, `reader` | the three threads |
-//! | `open`, `stamp` | what a start finds |
+//! | `open`, `stamp`, `since` | what a start finds |
 //! | `clock` | ages across reboots |
 //! | `files` | all that reaches a disk |
 #![forbid(unsafe_code)]
@@ -33,6 +33,7 @@ mod messages;
 mod open;
 mod reader;
 mod shared;
+mod since;
 mod stamp;
 mod store;
 mod writer;

@@ -16,7 +16,7 @@ use crate::files::{Files, Kind};
 use crate::open::{LoadError, Loading};
 use crate::shared::{Shared, Stop, count};
 use crate::writer::{Log, Writer};
-use crate::{Counters, OpenError, Options, Recovered, State, Wait, keeper, reader, stamp};
+use crate::{Counters, OpenError, Options, Recovered, State, Wait, keeper, reader, since, stamp};
 
 /// How long the end of the last handle waits for what is not written yet.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
@@ -70,6 +70,9 @@ impl Journal {
         let now = Anchor::at_start(&*options.clock);
         let mut conversion = Conversion::new(now, options.retention);
         loading.note_anchors(&mut conversion);
+        if !late && conversion.has_earlier_boots() {
+            conversion.set_since(since::first_start(&files, &now));
+        }
         let disk_bytes = loading.disk_bytes;
         let (mut start, mut recovered) =
             loading.build(&conversion, options.tail_bytes(), options.cache_bytes);

@@ -486,7 +486,7 @@ fn ages_survive_a_reboot_in_logs_and_in_segments() {
             clock
                 .wall_ms
                 .store(wall as u64, std::sync::atomic::Ordering::Relaxed);
-            let (mut store, _journal, _) = Journal::open(options).unwrap();
+            let (mut store, journal, _) = Journal::open(options.clone()).unwrap();
             let mut age = |seq| {
                 let held = get(&mut store, id(1, seq)).unwrap();
                 clock.boot().since(held.born).as_secs() / 60
@@ -498,6 +498,19 @@ fn ages_survive_a_reboot_in_logs_and_in_segments() {
             );
             let oldest = store.oldest(stream(1)).unwrap().1;
             assert_eq!(clock.boot().since(oldest).as_secs() / 60, expected[0]);
+            // Another start in this boot, or two, makes nothing younger.
+            let (mut store, mut journal) = (store, journal);
+            for passed in [7, 14] {
+                journal.kill();
+                drop((store, journal));
+                clock.pass(minutes(7));
+                (store, journal, _) = Journal::open(options.clone()).unwrap();
+                for (seq, age) in [3, 4].into_iter().zip(expected) {
+                    let held = get(&mut store, id(1, seq)).unwrap();
+                    let minutes = clock.boot().since(held.born).as_secs() / 60;
+                    assert_eq!(minutes, age + passed, "{forward} min, sealed: {sealed}");
+                }
+            }
         }
     }
 }
