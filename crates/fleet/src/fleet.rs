@@ -22,6 +22,9 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(150);
 pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// A purge that takes less came with its dissemination and not with a round of anti-entropy.
 const AT_ONCE: Duration = Duration::from_millis(100);
+/// In a node's directory, its configuration and its state directory.
+const CONFIG: &str = "powderhorn.toml";
+const STATE: &str = "state";
 /// Between two looks at something that is waited for.
 const POLL: Duration = Duration::from_millis(10);
 
@@ -151,7 +154,7 @@ impl Fleet {
                 "[node]\nname = \"{name}\"\nsite = \"loopback\"\nlisten = \"{gossip_addr}\"\n\n\
                  [fleet]\nname = \"demo\"\nkey_file = \"{}\"\n\n[journal]\ndir = \"{}\"\n",
                 key_file.display(),
-                dir.join("state").display()
+                dir.join(STATE).display()
             );
             for (peer, &direct) in gossip.iter().enumerate().filter(|(peer, _)| *peer != index) {
                 let address = fleet.relay.as_ref().map(|relay| relay.address(index, peer));
@@ -163,7 +166,7 @@ impl Fleet {
                     peer + 1
                 ));
             }
-            let config_path = dir.join("powderhorn.toml");
+            let config_path = dir.join(CONFIG);
             std::fs::write(&config_path, config).map_err(io("writing powderhorn.toml"))?;
             let settings = Settings {
                 name: name.clone(),
@@ -280,6 +283,22 @@ impl Fleet {
     pub fn dir(&self) -> &Path {
         self.dir.path()
     }
+
+    /// A node's `powderhorn.toml`, which may be changed before the node starts anew.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn config(&self, node: usize) -> PathBuf {
+        self.dir().join(&self.nodes[node].name).join(CONFIG)
+    }
+
+    /// A node's state directory.
+    ///
+    /// # Panics
+    /// If there is no such node.
+    pub fn state(&self, node: usize) -> PathBuf {
+        self.dir().join(&self.nodes[node].name).join(STATE)
+    }
 }
 
 impl Drop for Fleet {
@@ -355,7 +374,7 @@ sub vcl_recv {
         }
         return (synth(404, "Not applied"));
     }
-    if (req.url == "/.fleet/status") {
+    if (req.url ~ "^/\.fleet/(status|status\.json|digest)$") {
         return (synth(200, "Status"));
     }
 }
@@ -364,6 +383,16 @@ sub vcl_synth {
     if (req.url == "/.fleet/status") {
         set resp.http.Content-Type = "text/plain";
         set resp.body = powderhorn.status();
+        return (deliver);
+    }
+    if (req.url == "/.fleet/status.json") {
+        set resp.http.Content-Type = "application/json";
+        set resp.body = powderhorn.status("json");
+        return (deliver);
+    }
+    if (req.url == "/.fleet/digest") {
+        set resp.http.Content-Type = "text/plain";
+        set resp.body = powderhorn.digest();
         return (deliver);
     }
 }

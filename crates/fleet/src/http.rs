@@ -6,7 +6,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longest header block that is read, in bytes; varnishd's own limit is 32 KiB by default.
 const HEAD_BYTES_MAX: u64 = 64 * 1024;
@@ -105,7 +105,23 @@ pub struct Client {
     addr: SocketAddr,
     host: String,
     timeout: Duration,
-    stream: Option<BufReader<TcpStream>>,
+    stream: Option<BufReader<Connection>>,
+    last_read: Option<Instant>,
+}
+
+/// A connection that knows when the last bytes came.
+#[derive(Debug)]
+struct Connection {
+    stream: TcpStream,
+    last_read: Option<Instant>,
+}
+
+impl Read for Connection {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        let read = self.stream.read(out);
+        self.last_read = Some(Instant::now());
+        read
+    }
 }
 
 impl Client {
@@ -117,7 +133,13 @@ impl Client {
             host: host.into(),
             timeout,
             stream: None,
+            last_read: None,
         }
+    }
+
+    /// When the last byte of the last response was there.
+    pub fn last_read(&self) -> Option<Instant> {
+        self.last_read
     }
 
     /// Sends one request and reads its response.
@@ -178,7 +200,9 @@ impl Client {
             stream.set_nodelay(true).map_err(io)?;
             stream.set_read_timeout(Some(self.timeout)).map_err(io)?;
             stream.set_write_timeout(Some(self.timeout)).map_err(io)?;
-            self.stream = Some(BufReader::with_capacity(16 * 1024, stream));
+            let last_read = None;
+            let connection = Connection { stream, last_read };
+            self.stream = Some(BufReader::with_capacity(16 * 1024, connection));
         }
         let Some(reader) = self.stream.as_mut() else {
             return Err(HttpError::Malformed {
@@ -186,13 +210,14 @@ impl Client {
                 what: "no connection",
             });
         };
-        reader.get_mut().write_all(out).map_err(io)?;
+        reader.get_mut().stream.write_all(out).map_err(io)?;
         for request in requests {
             let (response, stays_open) =
                 read_response(reader, request.method == "HEAD").map_err(|error| match error {
                     ReadError::Io(source) => HttpError::Io { addr, source },
                     ReadError::Malformed(what) => HttpError::Malformed { addr, what },
                 })?;
+            self.last_read = reader.get_ref().last_read;
             responses.push(response);
             if !stays_open {
                 self.stream = None;
@@ -222,7 +247,7 @@ impl From<io::Error> for ReadError {
 
 /// Reads one response; the flag says whether the connection stays open after it.
 fn read_response(
-    reader: &mut BufReader<TcpStream>,
+    reader: &mut impl BufRead,
     head_only: bool,
 ) -> Result<(Response, bool), ReadError> {
     let head = read_head(reader)?;

@@ -94,6 +94,7 @@ pub struct Varnishd {
     settings: Settings,
     dir: PathBuf,
     addr: SocketAddr,
+    env: Vec<(String, String)>,
     manager: Child,
     /// SIGTERM was sent; a second one would make the manager leave without its child.
     stopping: bool,
@@ -109,11 +110,12 @@ impl Varnishd {
         std::fs::write(&vcl, &settings.vcl).map_err(io_error("writing node.vcl"))?;
         let port = free_port(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let manager = spawn_manager(dir, addr, &settings)?;
+        let manager = spawn_manager(dir, addr, &settings, &[])?;
         Ok(Varnishd {
             settings,
             dir: dir.to_owned(),
             addr,
+            env: Vec::new(),
             manager,
             stopping: false,
             stopped: false,
@@ -145,7 +147,7 @@ impl Varnishd {
                 let port =
                     free_port(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok())?;
                 self.addr.set_port(port);
-                self.manager = spawn_manager(&self.dir, self.addr, &self.settings)?;
+                self.manager = self.spawn_again()?;
             }
             let running = self
                 .adm(&["status"])
@@ -238,6 +240,34 @@ impl Varnishd {
         self.wait_for_worker(timeout, Some(former))
     }
 
+    /// Kills manager and child at once with SIGKILL, as the power does. Its files stay.
+    pub fn kill_all(&mut self) {
+        if !std::mem::replace(&mut self.stopped, true) {
+            let _ = kill_process_group(self.manager(), Signal::KILL);
+            let _ = self.manager.wait();
+            cleanup::remove_manager(self.manager());
+        }
+    }
+
+    /// Further environment variables, from the next start on.
+    pub fn set_env(&mut self, name: &str, value: impl Into<String>) {
+        self.env.retain(|(other, _)| other != name);
+        self.env.push((name.to_owned(), value.into()));
+    }
+
+    /// Starts it anew, at the same address and with the same files, after [`Varnishd::stop`] or
+    /// [`Varnishd::kill_all`]. Returns at once: see [`Varnishd::wait_ready`].
+    pub fn start_again(&mut self) -> Result<(), VarnishError> {
+        self.stop();
+        self.manager = self.spawn_again()?;
+        (self.stopping, self.stopped) = (false, false);
+        Ok(())
+    }
+
+    fn spawn_again(&self) -> Result<Child, VarnishError> {
+        spawn_manager(&self.dir, self.addr, &self.settings, &self.env)
+    }
+
     /// The end of what manager and child have printed so far.
     pub fn log_tail(&self) -> String {
         let log = std::fs::read(log_path(&self.dir)).unwrap_or_default();
@@ -299,7 +329,12 @@ fn log_path(dir: &Path) -> PathBuf {
     dir.join("varnishd.log")
 }
 
-fn spawn_manager(dir: &Path, addr: SocketAddr, settings: &Settings) -> Result<Child, VarnishError> {
+fn spawn_manager(
+    dir: &Path,
+    addr: SocketAddr,
+    settings: &Settings,
+    env: &[(String, String)],
+) -> Result<Child, VarnishError> {
     let log = File::create(log_path(dir)).map_err(io_error("making varnishd.log"))?;
     let log_too = log.try_clone().map_err(io_error("making varnishd.log"))?;
     let mut command = if in_path("setpriv") {
@@ -337,6 +372,7 @@ fn spawn_manager(dir: &Path, addr: SocketAddr, settings: &Settings) -> Result<Ch
         param(name, value);
     }
     command
+        .envs(env.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log)
         .stderr(log_too)
