@@ -225,6 +225,12 @@ impl Status {
                 .into_iter()
                 .map(|(name, _, value)| (name, value)),
         );
+        let journal = shared.journal.iter();
+        counters.extend(
+            journal
+                .flat_map(|journal| journal::list(&journal.counters()))
+                .map(|(name, _, _, value)| (name, value)),
+        );
         let ready = core.ready_count();
         let in_flight = in_flight(&core);
         let (keys, key_error) = shared.keys.lock().clone();
