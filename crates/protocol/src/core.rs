@@ -230,6 +230,8 @@ pub struct PeerView {
     pub clock_skew_ms: Option<i64>,
     /// When its last digest came.
     pub digest_heard: Option<Time>,
+    /// When its session was proven.
+    pub proven: Option<Time>,
 }
 
 /// One node of a fleet. See the crate's documentation for how it works and
@@ -1427,6 +1429,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             rtt: peer.rtt,
             clock_skew_ms: peer.clock_skew_ms,
             digest_heard: peer.digest_heard.map(|(_, heard)| heard),
+            proven: peer.session.as_ref().map(|session| session.proven),
         })
     }
 

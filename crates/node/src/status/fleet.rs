@@ -46,22 +46,30 @@ impl Reached {
     pub fn of(core: &NodeCore, now: Time) -> Reached {
         let own = core.standing(now);
         let stale = core.news_stale();
-        let mut reached = Reached {
-            known: u64::from(own.complete_ms.is_some()),
-            applied_ms: own.complete_ms,
-            oldest: None,
-        };
+        // Of each node: of how many it speaks, up to when, and how old that is.
+        let mut said: Vec<(u64, u64, u64, NodeId)> = Vec::new();
         for view in core.news(now).filter(|view| view.age <= stale) {
             let age_ms = view.age.as_millis() as u64;
-            let Some(at_peer) = view.standing.complete_ms else {
-                continue;
-            };
-            reached.known += 1;
-            let at_peer = at_peer.saturating_add(age_ms);
-            reached.applied_ms = reached.applied_ms.map(|ms| ms.max(at_peer));
-            reached.oldest = reached.oldest.max(Some((age_ms, view.node)));
+            if let Some(ms) = view.standing.complete_ms {
+                let applied_ms = ms.saturating_add(age_ms);
+                said.push((view.standing.nodes, applied_ms, age_ms, view.node));
+            }
         }
-        reached
+        if let Some(ms) = own.complete_ms {
+            said.push((own.nodes, ms, 0, core.node()));
+        }
+        // Who speaks of fewer nodes than are counted here says nothing of the others' purges. So: as many as
+        // all speak of that many.
+        said.sort_unstable_by(|a, b| b.cmp(a));
+        let counted = said.iter().zip(1..).filter(|((nodes, ..), n)| nodes >= n);
+        let known = counted.count();
+        let said = said.get(..known).unwrap_or_default();
+        let others = said.iter().filter(|(.., node)| *node != core.node());
+        Reached {
+            known: known as u64,
+            applied_ms: said.iter().map(|(_, applied_ms, ..)| *applied_ms).max(),
+            oldest: others.map(|&(_, _, age_ms, node)| (age_ms, node)).max(),
+        }
     }
 }
 

@@ -33,6 +33,8 @@ pub struct PeerStatus {
     pub clock_skew_ms: Option<i64>,
     /// Its node id; null until it is met.
     pub node: Option<String>,
+    /// Since how many ms it is known in its present life; null while it is not.
+    pub met_ms: Option<u64>,
     /// Where it is listed: "static" (the configuration), "file" (the nodes file), "dns name:port".
     pub sources: Vec<String>,
     /// What it last said of itself, to whomever; null if nothing has come here.
@@ -202,6 +204,7 @@ pub(super) fn take(
             rtt_us: view.rtt.map(|rtt| rtt.as_micros() as u64),
             clock_skew_ms: view.clock_skew_ms,
             node: node.map(|node| node.to_string()),
+            met_ms: view.proven.map(since_ms),
             sources: member.sources.iter().map(ToString::to_string).collect(),
             news: node
                 .and_then(|node| all_news.get(&node))

@@ -129,7 +129,8 @@ impl Status {
                 .news
                 .as_ref()
                 .map_or("none yet".to_owned(), |news| seconds(news.age_ms));
-            (up(peer) && !known(peer)).then(|| format!("{} ({age})", peer.who()))
+            let settled = peer.met_ms.is_some_and(|ms| ms > self.reach.stale_ms);
+            (up(peer) && settled && !known(peer)).then(|| format!("{} ({age})", peer.who()))
         });
         list("", &|peer| {
             let news = peer.news.as_ref().filter(|_| known(peer))?;
@@ -147,8 +148,10 @@ impl Status {
         list("", &|peer| {
             let news = peer.news.as_ref().filter(|_| known(peer))?;
             let (who, nodes) = (peer.who(), self.reach.nodes);
-            // Who has just started has not heard of all yet.
-            (news.nodes < self.reach.known && news.applied_ms.is_some())
+            // Who has just started, or is met by a node that has, has not heard of all yet.
+            let settled = peer.met_ms.is_some_and(|ms| ms > self.reach.stale_ms);
+            let up = self.peers.iter().filter(|peer| peer.state == "up").count() as u64;
+            (settled && news.nodes < up + 1)
                 .then(|| format!("{who} hears of {} of {nodes} nodes", news.nodes))
         });
         list("", &|peer| {
@@ -171,8 +174,9 @@ impl Status {
         let mut troubles = Vec::new();
         self.own_troubles(stopping, &mut troubles);
         self.peer_troubles(&mut troubles);
-        let ok = troubles.is_empty();
         let reach = &self.reach;
+        // After a start, and after a cut, it takes some rounds until all are known.
+        let ok = troubles.is_empty() && (self.peers.is_empty() || reach.known == reach.nodes);
         if self.peers.is_empty() {
             let waiting = self.ready + self.in_flight;
             let applied = match waiting {
