@@ -97,7 +97,7 @@ impl PeerStatus {
             news.is_some_and(|news| !news.failing.is_empty()),
             news.and_then(|news| news.lacking_ms),
             news.map_or(u64::MAX, |news| news.applied_ms.unwrap_or(u64::MAX)),
-            self.heard_ms,
+            self.heard_ms.unwrap_or(u64::MAX),
         )
     }
 }
