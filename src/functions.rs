@@ -2,7 +2,7 @@
 
 use std::ffi::CStr;
 
-use powderhorn_engine::{CheckError, headers, keys};
+use powderhorn_engine::{CheckError, keys, tags};
 use powderhorn_node::purge::{Ban, BanField, BanOperator, BanTest, Host, Keys};
 use powderhorn_node::{IdText, IssueError, MessageIds, Outcome, Purge, PurgeError};
 use varnish::ffi::VCL_STRING;
@@ -143,7 +143,7 @@ pub fn flush(host: &CStr) -> Result<Purge, Problem> {
 }
 
 pub fn escape(ctx: &Ctx<'_>, text: &CStr) -> Result<VCL_STRING, Problem> {
-    let escaped = headers::escape(text.to_bytes());
+    let escaped = tags::escape(text.to_bytes());
     Ok(Space::take(ctx, escaped.len())?.fill(&escaped))
 }
 

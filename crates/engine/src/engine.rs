@@ -298,6 +298,11 @@ impl Engine {
         verdict.map_or(everything, |verdict| verdict.max(everything))
     }
 
+    /// Whether objects carry surrogate keys in this response header.
+    pub fn is_key_header(&self, name: &[u8]) -> bool {
+        self.headers.has(name)
+    }
+
     /// Whether a purge can be applied: to be asked before it is issued.
     pub fn check(&self, cache: &dyn Cache, purge: &Purge) -> Result<(), CheckError> {
         if let Purge::Ban(ban) = purge {

@@ -20,6 +20,7 @@
 //! | [`fence`], `bans` | the marks that purges leave for fetches |
 //! | [`index`], `slab`, `table` | objects by pointer and by key, in constant time and little memory |
 //! | [`keys`], [`headers`] | surrogate keys in headers and bodies |
+//! | [`tags`] | regular expressions: tags in them, globs, escaping |
 //! | [`clock`] | from the wall clock to the boot clock |
 //! | `older` | objects that were there before us |
 //! | `pace` | what must not be done all at once |
@@ -44,5 +45,6 @@ mod older;
 mod pace;
 mod slab;
 mod table;
+pub mod tags;
 
 pub use crate::engine::{CheckError, Engine, Inserted, Settings, UNKNOWN};

@@ -13,7 +13,8 @@ use powderhorn_protocol::purge::Keys;
 use powderhorn_protocol::time::Time;
 
 use crate::cache::BanLine;
-use crate::headers::{ban_field, escape};
+use crate::headers::ban_field;
+use crate::tags::escape;
 
 /// Messages with keys that are turned into bans, one for each header that may hold keys, before all
 /// older objects are banned at once.
