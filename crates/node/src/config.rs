@@ -152,7 +152,7 @@ pub struct PurgeConfig {
 }
 
 /// Response headers that surrogate keys come in, from whichever application.
-pub const KEY_HEADERS: [&str; 8] = [
+pub const KEY_HEADERS: [&str; 9] = [
     "Surrogate-Key",
     "xkey",
     "Cache-Tag",
@@ -160,6 +160,7 @@ pub const KEY_HEADERS: [&str; 8] = [
     "X-Cache-Tags",
     "Purge-Cache-Tags",
     "X-Key-Tags",
+    "X-Magento-Tags",
     "Cache-Groups",
 ];
 
