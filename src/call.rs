@@ -1,5 +1,7 @@
 //! What every VCL function needs around its own work.
 
+use std::cell::RefCell;
+
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::{Ctx, LogTag, VclError};
 
@@ -9,9 +11,32 @@ use crate::{guard, shim};
 pub enum Problem {
     /// A VCL error: the transaction fails, a VCL that is being loaded is refused.
     Fail(String),
+    /// The same, if what a client sent may be the reason: VCL can answer 400 (`refused()`).
+    Refuse(String),
     /// The VCL goes on with a string that is not set, a FALSE …; the text is in the log as a
     /// VCL_Error. For what is nobody's mistake and may be over a moment later.
     Log(String),
+}
+
+/// What went wrong last in a transaction.
+struct Trouble {
+    vxid: u64,
+    refused: bool,
+    text: String,
+}
+
+thread_local! {
+    /// A transaction's VCL runs on one thread.
+    static TROUBLE: RefCell<Option<Trouble>> = const { RefCell::new(None) };
+}
+
+/// What went wrong last in this transaction, and whether a client's argument may be the reason.
+pub fn trouble(ctx: &Ctx<'_>) -> Option<(String, bool)> {
+    let vxid = shim::ctx_vxid(ctx.raw)?;
+    TROUBLE.with_borrow(|trouble| {
+        let trouble = trouble.as_ref().filter(|trouble| trouble.vxid == vxid)?;
+        Some((trouble.text.clone(), trouble.refused))
+    })
 }
 
 impl<E: Into<String>> From<E> for Problem {
@@ -33,14 +58,25 @@ pub fn call<T: Default>(
     };
     // A record of Varnish's log is one line.
     let line = |text: String| format!("powderhorn.{name}(): {text}").replace('\n', " ");
-    match problem {
-        Problem::Fail(text) if shim::ctx_may_fail(ctx.raw) => Err(VclError::String(line(text))),
-        // Nothing may fail in vcl_fini: varnishd asserts it. There is no transaction either.
-        Problem::Fail(text) | Problem::Log(text) => {
-            ctx.log(LogTag::VclError, line(text));
-            Ok(T::default())
-        }
+    let (text, fail, refused) = match problem {
+        Problem::Fail(text) => (line(text), true, false),
+        Problem::Refuse(text) => (line(text), true, true),
+        Problem::Log(text) => (line(text), false, false),
+    };
+    if let Some(vxid) = shim::ctx_vxid(ctx.raw) {
+        let text = text.clone();
+        TROUBLE.set(Some(Trouble {
+            vxid,
+            refused,
+            text,
+        }));
     }
+    // Nothing may fail in vcl_fini: varnishd asserts it. There is no transaction either.
+    if fail && shim::ctx_may_fail(ctx.raw) {
+        return Err(VclError::String(text));
+    }
+    ctx.log(LogTag::VclError, text);
+    Ok(T::default())
 }
 
 /// A place on the workspace for a string.

@@ -8,7 +8,7 @@ use powderhorn_node::{IdText, IssueError, MessageIds, Outcome, Purge, PurgeError
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
 
-use crate::call::{Problem, Space, long_reply};
+use crate::call::{Problem, Space, long_reply, trouble};
 use crate::host::{self, ObjectDigest};
 use crate::runtime::{self, VclState};
 use crate::{apply, blob, engine, guard, receipts, shim};
@@ -67,7 +67,7 @@ fn given<'a>(text: &'a CStr, what: &str) -> Result<&'a [u8], Problem> {
 
 fn given_bytes<'a>(text: &'a [u8], what: &str) -> Result<&'a [u8], Problem> {
     match text {
-        b"" => Err(format!("{what} is not set or empty").into()),
+        b"" => Err(Problem::Refuse(format!("{what} is not set or empty"))),
         text => Ok(text),
     }
 }
@@ -85,9 +85,9 @@ fn host_of_request(ctx: &Ctx<'_>) -> Result<Vec<u8>, Problem> {
 pub fn key_purges(text: &[u8], soft: bool) -> Result<Vec<Purge>, Problem> {
     let split: Vec<_> = keys::split(text).collect();
     if split.is_empty() {
-        return Err("there is no key".into());
+        return Err(Problem::Refuse("there is no key".to_owned()));
     }
-    let packed = Keys::pack(split.iter().map(AsRef::as_ref)).map_err(|e| e.to_string())?;
+    let packed = Keys::pack(split.iter().map(AsRef::as_ref)).map_err(refuse)?;
     let purge = if soft { Purge::SoftKeys } else { Purge::Keys };
     Ok(packed.into_iter().map(purge).collect())
 }
@@ -100,10 +100,31 @@ pub fn body(ctx: &Ctx<'_>) -> Result<Vec<u8>, Problem> {
         body.len() <= KEYS_BYTES_MAX
     });
     if body.len() > KEYS_BYTES_MAX {
-        return Err(format!("the body has more than {KEYS_BYTES_MAX} bytes").into());
+        let problem = format!("the body has more than {KEYS_BYTES_MAX} bytes");
+        return Err(Problem::Refuse(problem));
     }
-    read.map_err(|e| e.to_string())?;
+    read.map_err(refuse)?;
     Ok(body)
+}
+
+/// The keys in a body of Fastly's API, with spaces between them.
+pub fn json_keys(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {
+    let body: serde_json::Value = serde_json::from_slice(&body(ctx)?).map_err(refuse)?;
+    let keys = body.get("surrogate_keys").and_then(|keys| keys.as_array());
+    let keys = keys.and_then(|keys| keys.iter().map(|key| key.as_str()).collect());
+    let keys: Vec<&str> = keys.ok_or_else(|| {
+        Problem::Refuse(r#"the body is not {"surrogate_keys": ["key", …]}"#.to_owned())
+    })?;
+    // A space in a key would make two of it, here as there.
+    let joined = keys.join(" ");
+    if joined.contains('\0') {
+        return Err(Problem::Refuse("a key has a zero byte in it".to_owned()));
+    }
+    Ok(Space::take(ctx, joined.len())?.fill(joined.as_bytes()))
+}
+
+fn refuse(error: impl std::fmt::Display) -> Problem {
+    Problem::Refuse(error.to_string())
 }
 
 pub fn url_ban(ctx: &Ctx<'_>, regex: &CStr, host: &CStr) -> Result<Purge, Problem> {
@@ -133,18 +154,98 @@ pub fn header_ban(name: &CStr, regex: &CStr) -> Result<Purge, Problem> {
     }])
 }
 
+/// What `ban()` is given.
+pub struct Tests<'a> {
+    pub url: &'a CStr,
+    pub host: &'a CStr,
+    pub content_type: &'a CStr,
+    /// Names and regular expressions; [`NO_HEADER`] for none.
+    pub headers: [(&'a CStr, &'a CStr); 2],
+}
+
+/// As a header's name: there is no such test. (VCL gives a variable that is not set as an empty string.)
+const NO_HEADER: &[u8] = b"-";
+/// As a regular expression for the URL, the host or the content type: all of them.
+const ANY: &[u8] = b".*";
+
+pub fn tests_ban(tests: &Tests<'_>) -> Result<Purge, Problem> {
+    let url = given(tests.url, "the regular expression for the URL")?;
+    let host = given(tests.host, "the regular expression for the host")?;
+    let content_type = given(tests.content_type, "the regular expression for the type")?;
+    // Objects carry their host in lower case.
+    let any_case = [b"(?i)", host].concat();
+    let mut fields = Vec::new();
+    if url != ANY {
+        fields.push((BanField::Url, url));
+    }
+    if host != ANY {
+        fields.push((BanField::Host, any_case.as_slice()));
+    }
+    if content_type != ANY {
+        fields.push((BanField::Header(b"Content-Type"), content_type));
+    }
+    for (name, regex) in tests.headers {
+        if name.to_bytes() != NO_HEADER {
+            let name = given(name, "the header's name")?;
+            let regex = given(regex, "the regular expression for a header")?;
+            fields.push((BanField::Header(name), regex));
+        }
+    }
+    if fields.is_empty() {
+        let problem = "everything would be banned: purge_all() is for that";
+        return Err(Problem::Refuse(problem.to_owned()));
+    }
+    let tests = fields.into_iter().map(|(field, argument)| BanTest {
+        field,
+        operator: BanOperator::Match,
+        argument,
+    });
+    ban(&tests.collect::<Vec<_>>())
+}
+
 fn ban(tests: &[BanTest<'_>]) -> Result<Purge, Problem> {
-    Ok(Purge::Ban(Ban::new(tests).map_err(|e| e.to_string())?))
+    Ok(Purge::Ban(Ban::new(tests).map_err(refuse)?))
+}
+
+/// The tags that `regex` names, with spaces between them; not set if there is more to it, or objects
+/// do not carry `header` as surrogate keys.
+pub fn tags(ctx: &Ctx<'_>, header: &CStr, regex: &CStr) -> Result<VCL_STRING, Problem> {
+    let engine = engine::get().map_err(|e| e.to_string())?;
+    if !engine.is_key_header(header.to_bytes()) {
+        return Ok(VCL_STRING::default());
+    }
+    let Some(named) = tags::named(regex.to_bytes()) else {
+        return Ok(VCL_STRING::default());
+    };
+    let joined = named.join(&b' ');
+    Ok(Space::take(ctx, joined.len())?.fill(&joined))
 }
 
 pub fn flush(host: &CStr) -> Result<Purge, Problem> {
     let host = host::normalise_host(given(host, "the host")?);
-    Ok(Purge::Flush(Host::new(&host).map_err(|e| e.to_string())?))
+    Ok(Purge::Flush(Host::new(&host).map_err(refuse)?))
 }
 
 pub fn escape(ctx: &Ctx<'_>, text: &CStr) -> Result<VCL_STRING, Problem> {
     let escaped = tags::escape(text.to_bytes());
     Ok(Space::take(ctx, escaped.len())?.fill(&escaped))
+}
+
+pub fn glob(ctx: &Ctx<'_>, text: &CStr) -> Result<VCL_STRING, Problem> {
+    let regex = tags::glob(given(text, "the glob")?);
+    Ok(Space::take(ctx, regex.len())?.fill(&regex))
+}
+
+/// Why the last purge of this transaction failed.
+pub fn problem(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {
+    match trouble(ctx) {
+        Some((text, _)) => Ok(Space::take(ctx, text.len())?.fill(text.as_bytes())),
+        None => Ok(VCL_STRING::default()),
+    }
+}
+
+pub fn refused(ctx: &Ctx<'_>) -> bool {
+    trouble(ctx).is_some_and(|(_, refused)| refused)
 }
 
 pub fn mark(ctx: &Ctx<'_>) -> Result<(), Problem> {
@@ -213,18 +314,18 @@ fn here_only(error: IssueError) -> Problem {
 /// Sends purges that belong together to the fleet, then applies them here. If they cannot be sent
 /// now they are applied here all the same.
 pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
+    receipts::begin();
     let node = runtime::node().map_err(|e| e.to_string())?;
     let engine = engine::get().map_err(|e| e.to_string())?;
     let worker = shim::ctx_worker(ctx.raw).ok_or("only possible while a request is handled")?;
     let cache = apply::VarnishCache { worker };
     for purge in &purges {
         engine.check(&cache, purge).map_err(|error| match error {
-            CheckError::Invalid(_) => Problem::Fail(error.to_string()),
+            CheckError::Invalid(_) => Problem::Refuse(error.to_string()),
             CheckError::TooManyBans { .. } => Problem::Log(error.to_string()),
         })?;
     }
     let id = Space::take(ctx, IdText::BYTES_MAX)?;
-    receipts::begin();
     let ticket = match node.issue_all(purges.clone()) {
         Ok(ticket) => ticket,
         Err(error @ (IssueError::Refused(PurgeError::Busy) | IssueError::Stopping)) => {

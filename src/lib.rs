@@ -176,6 +176,54 @@ mod powderhorn {
         })
     }
 
+    /// Bans all objects that pass all of these tests, on every node, and returns the purge's id.
+    ///
+    /// Each test is a regular expression (PCRE2): for the URL, for the host (in any case), for the
+    /// Content-Type, and for up to two more response headers, which are named. `.*` for the first three
+    /// is no test, and one test must be left: `purge_all()` is for all objects. It is one ban, however
+    /// many tests it has. Objects must carry their URL and host as x-url and x-host, as
+    /// `powderhorn.vcl` has it.
+    #[allow(clippy::too_many_arguments)] // VCL names them.
+    pub unsafe fn ban(
+        ctx: &mut Ctx,
+        #[default(".*")] url: &CStr,
+        #[default(".*")] host: &CStr,
+        #[default(".*")] content_type: &CStr,
+        #[default("-")] header: &CStr,
+        #[default(".*")] regex: &CStr,
+        #[default("-")] header_2: &CStr,
+        #[default(".*")] regex_2: &CStr,
+    ) -> Result<VCL_STRING, VclError> {
+        call(ctx, "ban", |ctx| {
+            let purge = functions::tests_ban(&functions::Tests {
+                url,
+                host,
+                content_type,
+                headers: [(header, regex), (header_2, regex_2)],
+            })?;
+            functions::purge(ctx, vec![purge])
+        })
+    }
+
+    /// The tags that a regular expression names, with spaces between them, for `purge_key()`.
+    ///
+    /// FOSHttpCache, API Platform and Magento ask for bans by `(^|,)(a|b)(,|$)` and the like on the header
+    /// with an object's tags. If the regular expression does nothing but name tags, and objects carry
+    /// this header as surrogate keys (`purge.key_headers`), these keys are what it asks for, and need no
+    /// ban. Else the string is not set. A tag is taken whole: `(a)(,|$)`, as API Platform has it, would as a
+    /// regular expression match one that ends in a as well.
+    pub unsafe fn tags(ctx: &mut Ctx, header: &CStr, regex: &CStr) -> Result<VCL_STRING, VclError> {
+        call(ctx, "tags", |ctx| functions::tags(ctx, header, regex))
+    }
+
+    /// The surrogate keys in the request's body, with spaces between them, for `purge_key()`: a body as
+    /// Fastly's API takes it, `{"surrogate_keys": ["a", "b"]}`.
+    ///
+    /// Call `std.cache_req_body()` in `vcl_recv` before.
+    pub unsafe fn json_keys(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
+        call(ctx, "json_keys", functions::json_keys)
+    }
+
     /// Takes all objects of a host away, on every node, and returns the purge's id.
     ///
     /// Objects must carry their host as x-host, as `powderhorn.vcl` has it.
@@ -202,6 +250,24 @@ mod powderhorn {
     /// `text` as a regular expression that matches it and nothing else.
     pub unsafe fn escape(ctx: &mut Ctx, text: &CStr) -> Result<VCL_STRING, VclError> {
         call(ctx, "escape", |ctx| functions::escape(ctx, text))
+    }
+
+    /// A glob as a regular expression that matches the whole of a URL: `*` stands for anything, nothing
+    /// else is special.
+    pub unsafe fn glob(ctx: &mut Ctx, text: &CStr) -> Result<VCL_STRING, VclError> {
+        call(ctx, "glob", |ctx| functions::glob(ctx, text))
+    }
+
+    /// What went wrong in the last call of this VMOD that did not work, in this request; not set if all
+    /// worked. For the body of an answer: it is what the log has as VCL_Error.
+    pub unsafe fn problem(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
+        call(ctx, "problem", functions::problem)
+    }
+
+    /// Whether it was refused for what it was given: a regular expression that is not valid, a key that
+    /// is too long. If that came from a client, `vcl_synth` (where a VCL that failed ends) can answer 400.
+    pub fn refused(ctx: &mut Ctx) -> Result<bool, VclError> {
+        call(ctx, "refused", |ctx| Ok(functions::refused(ctx)))
     }
 
     /// Notes that an attempt to fetch begins. In `vcl_backend_fetch`; `powderhorn.vcl` does it.
@@ -273,6 +339,12 @@ mod powderhorn {
         call(ctx, "wait", |_| {
             receipts::wait_text(id, receipts::Goal::new(timeout, nodes)?)
         })
+    }
+
+    /// Whether the `wait()` or `purge_wait()` just before, in the same VCL subroutine, has waited: it did not if
+    /// 256 others were waiting, or if it was not given a duration.
+    pub fn waited(ctx: &mut Ctx) -> Result<bool, VclError> {
+        call(ctx, "waited", |_| Ok(receipts::waited()))
     }
 
     /// Where the purge with this id has been applied, as JSON: on which nodes, how long after its issue,

@@ -15,6 +15,8 @@ use crate::runtime;
 thread_local! {
     /// Whether what this thread issued last is in the journal. A VCL method runs on one thread.
     static JOURNALLED: Cell<bool> = const { Cell::new(true) };
+    /// Whether this thread has waited when it was last asked to.
+    static WAITED: Cell<bool> = const { Cell::new(true) };
 }
 
 /// Waits for the journal after a purge has been issued and applied.
@@ -40,6 +42,10 @@ pub fn journalled() -> bool {
     JOURNALLED.get()
 }
 
+pub fn waited() -> bool {
+    WAITED.get()
+}
+
 fn ids(id: &CStr) -> Result<MessageIds, Problem> {
     let text = id.to_str().map_err(|_| Problem::Log("not an id".into()))?;
     text.parse()
@@ -57,6 +63,7 @@ impl Goal {
     /// Reads what VCL gives. A DURATION comes as text, too: the bindings would turn one that is negative into
     /// a panic where nothing catches it.
     pub fn new(timeout: &CStr, nodes: i64) -> Result<Goal, Problem> {
+        WAITED.set(false);
         let text = timeout.to_str().unwrap_or_default();
         let timeout = duration(text).ok_or_else(|| {
             let text: String = text.chars().take(40).collect();
@@ -88,8 +95,9 @@ fn duration(text: &str) -> Option<Duration> {
 
 fn wait(id: MessageIds, goal: Goal) -> Result<Waited, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
-    node.wait_applied(id, goal.nodes, goal.timeout)
-        .map_err(|error| Problem::Log(error.to_string()))
+    let waited = node.wait_applied(id, goal.nodes, goal.timeout);
+    WAITED.set(waited.is_ok());
+    waited.map_err(|error| Problem::Log(error.to_string()))
 }
 
 pub fn wait_text(id: &CStr, goal: Goal) -> Result<bool, Problem> {

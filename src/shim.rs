@@ -666,6 +666,13 @@ pub fn ctx_worker(ctx: &vrt_ctx) -> Option<Worker> {
     NonNull::new(unsafe { raw::ph_ctx_worker(ctx_ptr(ctx)) }).map(Worker)
 }
 
+/// The number of the transaction in the log; `None` where there is none.
+pub fn ctx_vxid(ctx: &vrt_ctx) -> Option<u64> {
+    // SAFETY: `ctx` is the live context of a VCL call. Its log is NULL or lives as long as that.
+    let vsl = unsafe { ctx.vsl.as_ref() }?;
+    Some(vsl.wid.vxid)
+}
+
 /// Whether VRT_fail has somewhere to put its message; it asserts so.
 pub fn ctx_may_fail(ctx: &vrt_ctx) -> bool {
     // SAFETY: `ctx` is the live context of a VCL call.
