@@ -23,22 +23,29 @@
 # in vcl_recv and in vcl_pass.
 # Whatever your vcl_synth adds to all answers goes before the include, too.
 #
+# Other purges than of one URL, as content management systems send them: powderhorn_clients.vcl, which includes
+# this file, and the files beside it.
+#
 # Answers to a PURGE, as text:
 #
 #	200	applied on this node and sent to all others; X-Powderhorn-Id and the body hold the
 #		purge's id. With the request header X-Powderhorn-Wait: applied on all nodes
-#	202	"Not yet everywhere": X-Powderhorn-Wait was too short for some node
+#	202	"Not yet everywhere": X-Powderhorn-Wait was too short for some node. "Not waited for": it is
+#		no duration, or 256 others were waiting. Sent to all nodes all the same
+#	400	the request cannot be done: the body says why
 #	405	the client is not one of powderhorn_purgers
-#	503	"Purged on this node only": applied here, but not sent (see VCL_Error in varnishlog);
-#		send it again. "Purged, but not in the journal": the config says journal.require, and
-#		the disk does not work; applied here and sent, but lost if this node dies before the
-#		others have it. Other reasons: VCL failed before it was applied.
+#	503	"Not purged everywhere": the body says why, and what has been done; send it again. "Purged,
+#		but not in the journal": the config says journal.require, and the disk does not work;
+#		applied here and sent, but lost if this node dies before the others have it. Other
+#		reasons: VCL failed before it was applied.
 #
 # X-Powderhorn-Wait: 2s, in a PURGE, has the answer wait until all nodes have applied it, for so long at
 # most; X-Powderhorn-Applied in the answer says how many have ("4 of 5").
 #
-# GET /.powderhorn/purge/<id>, from a client of powderhorn_purgers: the purge's receipt as JSON, where it
-# is applied and who is missing.
+# For clients of powderhorn_purgers, and nobody else (403):
+#
+#	GET /.powderhorn/purge/<id>	the purge's receipt: where it is applied and who is missing (JSON)
+#	GET /.powderhorn/status.json	the fleet as this node sees it
 #
 # With limits.max_staleness in the config, a node that has heard of no other for longer than that
 # serves no object that it has had for longer: those are fetched, and not kept.
@@ -46,57 +53,102 @@
 include "powderhorn_purgers.vcl";
 
 sub vcl_recv {
-	# One name for one host, for lookups as well as for purges; powderhorn.purge() does the same.
+	call powderhorn_host;
+	if (req.url ~ "^/\.powderhorn/") {
+		call powderhorn_look;
+	}
+	if (req.method == "PURGE") {
+		call powderhorn_admit;
+		# Not a purge of this URL. To purge that and answer 200 would leave the client's pages as they are.
+		if (req.http.xkey || req.http.Surrogate-Key || req.http.X-Magento-Tags-Pattern ||
+		    req.http.X-Pool || req.http.X-Purge-Method ~ "(?i)regex") {
+			return (synth(400, "This takes powderhorn_clients.vcl, or a file beside it"));
+		}
+		# To vcl_pass, by when vcl_hash has said which object is meant.
+		return (pass);
+	}
+	call powderhorn_forget;
+}
+
+# One name for one host, for lookups as well as for purges; powderhorn.purge() does the same.
+sub powderhorn_host {
 	if (req.http.Host ~ "[[:upper:]]|:(80|443)$") {
 		set req.http.Host = regsub(req.http.Host.lower(), ":(80|443)$", "");
 	}
+}
 
-	# Ours alone: it carries the id from vcl_pass to vcl_synth.
+# What this file and those beside it note in a request. No client may.
+sub powderhorn_forget {
 	unset req.http.X-Powderhorn-Id;
 	unset req.http.X-Powderhorn-Applied;
-	unset req.http.X-Powderhorn-Receipt;
+	unset req.http.X-Powderhorn-Answer;
+	unset req.http.X-Powderhorn-Keys;
+	unset req.http.X-Powderhorn-Any-Host;
+}
 
-	if (req.url ~ "^/\.powderhorn/purge/") {
-		if (client.ip !~ powderhorn_purgers) {
-			return (synth(403, "Not allowed"));
+# For a request that purges: only clients of powderhorn_purgers get any further, and vcl_synth answers as
+# above. To be called first.
+sub powderhorn_admit {
+	call powderhorn_forget;
+	set req.http.X-Powderhorn-Answer = "text";
+	if (client.ip !~ powderhorn_purgers) {
+		return (synth(405, "Not allowed to purge"));
+	}
+	# Some clients ask the cache by its own address, an IP address or a name without a dot, to purge what
+	# it has of a site, and name no site.
+	if (req.http.Host !~ "\." || req.http.Host ~ "^([0-9.]+|\[.*)(:[0-9]+)?$") {
+		set req.http.X-Powderhorn-Any-Host = "yes";
+	}
+}
+
+# After a purge: X-Powderhorn-Id holds what powderhorn.purge() or another function returned.
+sub powderhorn_answer {
+	if (req.http.X-Powderhorn-Id == "") {
+		unset req.http.X-Powderhorn-Id;
+		if (!powderhorn.journalled()) {
+			return (synth(503, "Purged, but not in the journal"));
 		}
+		return (synth(503, "Not purged everywhere"));
+	}
+	if (req.http.X-Powderhorn-Wait) {
+		if (!powderhorn.wait(req.http.X-Powderhorn-Id, req.http.X-Powderhorn-Wait)) {
+			set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
+			if (!powderhorn.waited()) {
+				return (synth(202, "Not waited for"));
+			}
+			return (synth(202, "Not yet everywhere"));
+		}
+		set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
+	}
+	return (synth(200, "Purged"));
+}
+
+sub powderhorn_look {
+	call powderhorn_forget;
+	if (client.ip !~ powderhorn_purgers) {
+		return (synth(403, "Not allowed"));
+	}
+	if (req.url ~ "^/\.powderhorn/purge/") {
 		set req.http.X-Powderhorn-Id = regsub(req.url, "^/\.powderhorn/purge/([^?]*).*$", "\1");
 		set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
 		if (req.http.X-Powderhorn-Applied == "") {
 			return (synth(404, "Not an id"));
 		}
-		set req.http.X-Powderhorn-Receipt = "yes";
+		set req.http.X-Powderhorn-Answer = "receipt";
 		return (synth(200, "Receipt"));
 	}
-
-	if (req.method == "PURGE") {
-		if (client.ip !~ powderhorn_purgers) {
-			return (synth(405, "Not allowed to purge"));
-		}
-		# To vcl_pass, by when vcl_hash has said which object is meant.
-		return (pass);
+	if (req.url ~ "^/\.powderhorn/status\.json(\?|$)") {
+		set req.http.X-Powderhorn-Answer = "status";
+		return (synth(200, "Status"));
 	}
+	return (synth(404, "Nothing here"));
 }
 
 sub vcl_pass {
 	# Asked once more: other code may pass a PURGE.
 	if (req.method == "PURGE" && client.ip ~ powderhorn_purgers) {
 		set req.http.X-Powderhorn-Id = powderhorn.purge_hash();
-		if (req.http.X-Powderhorn-Id == "") {
-			unset req.http.X-Powderhorn-Id;
-			if (!powderhorn.journalled()) {
-				return (synth(503, "Purged, but not in the journal"));
-			}
-			return (synth(503, "Purged on this node only"));
-		}
-		if (req.http.X-Powderhorn-Wait) {
-			if (!powderhorn.wait(req.http.X-Powderhorn-Id, req.http.X-Powderhorn-Wait)) {
-				set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
-				return (synth(202, "Not yet everywhere"));
-			}
-			set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
-		}
-		return (synth(200, "Purged"));
+		call powderhorn_answer;
 	}
 }
 
@@ -147,7 +199,7 @@ sub vcl_deliver {
 }
 
 sub vcl_synth {
-	if (req.http.X-Powderhorn-Receipt && resp.status == 200 && client.ip ~ powderhorn_purgers) {
+	if (req.http.X-Powderhorn-Answer == "receipt" && resp.status == 200 && client.ip ~ powderhorn_purgers) {
 		# The first look asks the others, and most of them answer within this.
 		if (powderhorn.wait(req.http.X-Powderhorn-Id, 200ms)) {
 			set resp.http.X-Powderhorn-Complete = "true";
@@ -157,19 +209,41 @@ sub vcl_synth {
 		set resp.body = powderhorn.receipt(req.http.X-Powderhorn-Id);
 		return (deliver);
 	}
-	if (req.method == "PURGE") {
+	if (req.http.X-Powderhorn-Answer == "status" && resp.status == 200 && client.ip ~ powderhorn_purgers) {
+		set resp.http.Content-Type = "application/json";
+		set resp.http.Cache-Control = "no-store";
+		set resp.body = powderhorn.status("json");
+		return (deliver);
+	}
+	if (req.http.X-Powderhorn-Answer || req.method == "PURGE") {
+		call powderhorn_headers;
 		set resp.http.Content-Type = "text/plain; charset=utf-8";
 		if (req.http.X-Powderhorn-Id) {
-			set resp.http.X-Powderhorn-Id = req.http.X-Powderhorn-Id;
-			if (req.http.X-Powderhorn-Applied) {
-				set resp.http.X-Powderhorn-Applied = req.http.X-Powderhorn-Applied;
-			}
 			set resp.body = req.http.X-Powderhorn-Id + {"
+"};
+		} elsif (resp.status >= 400 && powderhorn.problem()) {
+			set resp.body = resp.reason + {"
+"} + powderhorn.problem() + {"
 "};
 		} else {
 			set resp.body = resp.reason + {"
 "};
 		}
 		return (deliver);
+	}
+}
+
+# Of the answer to a purge.
+sub powderhorn_headers {
+	# The VCL failed at what a client of powderhorn_clients.vcl or another of these files has sent.
+	if (resp.status == 503 && req.http.X-Powderhorn-Answer && powderhorn.refused()) {
+		set resp.status = 400;
+		set resp.reason = "Cannot be done";
+	}
+	if (req.http.X-Powderhorn-Id) {
+		set resp.http.X-Powderhorn-Id = req.http.X-Powderhorn-Id;
+	}
+	if (req.http.X-Powderhorn-Applied) {
+		set resp.http.X-Powderhorn-Applied = req.http.X-Powderhorn-Applied;
 	}
 }
