@@ -18,7 +18,7 @@
 //! | `members`, `nodes`, `lookup`, `address` | who is in the fleet: a list, a file, names |
 //! | `peers`, `membership` | the peers of the moment; how they change |
 //! | `receipts` | where a purge has been applied |
-//! | `status`, `counters`, `events`, `notices` | what an operator sees |
+//! | `status`, `streams`, `counters`, `events`, `notices` | what an operator sees |
 //! | `net`, `watch`, `sys` | sockets, files, clocks |
 #![deny(unsafe_code)]
 
@@ -51,6 +51,7 @@ mod seal;
 mod settings;
 mod start;
 mod status;
+mod streams;
 mod sys;
 mod ticket;
 mod units;
@@ -77,6 +78,7 @@ pub use crate::status::{
     Counter, DuplicateName, FleetStatus, Notice, PeerNews, PeerStatus, SocketStatus, SourceStatus,
     Status,
 };
+pub use crate::streams::StreamStatus;
 pub use crate::sys::boot_clock;
 pub use crate::ticket::Ticket;
 pub use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId, Text as IdText};
