@@ -30,6 +30,9 @@
 //! bytes = "1GiB"
 //! fsync = "never"
 //!
+//! [log]                            # optional
+//! purges = true
+//!
 //! [limits]                         # all optional
 //! retention = "24h"
 //! retention_bytes = "256MiB"
@@ -37,7 +40,7 @@
 //! ```
 //!
 //! At run time, by a reload of the VCL: `[[peer]]`, `fleet.nodes_file`, `fleet.nodes_port`, `fleet.dns`,
-//! `fleet.dns_interval`, `journal.require`, and of `limits` all but `join_margin`, `replay_window` and
+//! `fleet.dns_interval`, `journal.require`, `log.purges`, and of `limits` all but `join_margin`, `replay_window` and
 //! `socket_bytes`. The others take a restart of Varnish.
 
 use std::net::SocketAddr;
@@ -94,6 +97,8 @@ pub struct Config {
     pub purge: PurgeConfig,
     /// `journal`.
     pub journal: JournalConfig,
+    /// `log`.
+    pub log: LogConfig,
     /// `limits`.
     pub limits: Limits,
 }
@@ -132,6 +137,21 @@ impl Default for JournalConfig {
             wait: Duration::from_millis(50),
             require: false,
         }
+    }
+}
+
+/// What goes to Varnish's log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// `log.purges`: whether each purge that is applied here has a record of its own (tag VCL_Log, `varnishlog -g
+    /// raw`): its id, its kind, how many objects it took, how long it took from its issue, and whose it is.
+    /// Default: true. Each takes about 150 bytes of `vsl_space`.
+    pub purges: bool,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig { purges: true }
     }
 }
 
@@ -327,6 +347,7 @@ impl Config {
             discovery: Discovery::default(),
             purge: PurgeConfig::default(),
             journal: JournalConfig::default(),
+            log: LogConfig::default(),
             limits: Limits::default(),
         }
     }

@@ -60,8 +60,8 @@ mod watch;
 pub use crate::address::{HostName, PeerAddress};
 pub use crate::apply::{Applier, Cache, IDLE_MAX, Job};
 pub use crate::config::{
-    Config, ConfigError, Discovery, JOURNAL_DIR, JournalConfig, KEY_HEADERS, Limits, PEERS_MAX,
-    PORT_MIN, PeerConfig, PurgeConfig,
+    Config, ConfigError, Discovery, JOURNAL_DIR, JournalConfig, KEY_HEADERS, Limits, LogConfig,
+    PEERS_MAX, PORT_MIN, PeerConfig, PurgeConfig,
 };
 pub use crate::journal::{JournalStatus, Journalled};
 pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};

@@ -32,6 +32,8 @@ struct RawFile {
     #[serde(default)]
     journal: RawJournal,
     #[serde(default)]
+    log: RawLog,
+    #[serde(default)]
     limits: RawLimits,
 }
 
@@ -83,6 +85,12 @@ struct RawJournal {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
+struct RawLog {
+    purges: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
 struct RawLimits {
     retention: Option<Spanned<String>>,
     retention_bytes: Option<Spanned<String>>,
@@ -124,6 +132,7 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Config> {
     }
     config.purge = source.purge(&raw.purge)?;
     config.journal = source.journal(&raw.journal)?;
+    config.log.purges = raw.log.purges.unwrap_or(config.log.purges);
     config.limits = source.limits(&raw.limits)?;
     config.peers = source.peers(&raw.peer, &config)?;
     config.discovery = source.discovery(&raw.fleet)?;

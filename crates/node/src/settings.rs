@@ -3,7 +3,7 @@
 use std::fmt::{self, Debug};
 use std::time::Duration;
 
-use crate::config::{Config, Discovery, JournalConfig, Limits, PeerConfig, PurgeConfig};
+use crate::config::{Config, Discovery, JournalConfig, Limits, LogConfig, PeerConfig, PurgeConfig};
 use crate::units::{BYTE_UNITS, DURATION_UNITS, in_units};
 
 /// When another value counts.
@@ -63,8 +63,10 @@ pub(crate) fn settings(config: &Config) -> Vec<Setting> {
         discovery,
         purge,
         journal,
+        log,
         limits,
     } = config;
+    let LogConfig { purges } = log;
     let JournalConfig {
         dir,
         bytes: journal_bytes,
@@ -118,6 +120,7 @@ pub(crate) fn settings(config: &Config) -> Vec<Setting> {
         ("journal.fsync", fsync.to_string(), restart),
         ("journal.wait", duration(*wait), restart),
         ("journal.require", require.to_string(), reload),
+        ("log.purges", purges.to_string(), reload),
         ("limits.retention", duration(*retention), CORE),
         ("limits.retention_bytes", bytes(*retention_bytes), CORE),
         ("limits.round", duration(*round), CORE),
@@ -274,7 +277,7 @@ mod tests {
         std::fs::write(&keys, "0f".repeat(32)).expect("a temporary file");
         let base = format!(
             "[node]\nname = 'a'\nlisten = '192.0.2.1:4277'\n[fleet]\nkey_file = '{}'\n#fleet\n\
-             [purge]\n#purge\n[journal]\n#journal\n[limits]\n#limits\n",
+             [purge]\n#purge\n[journal]\n#journal\n[log]\n#log\n[limits]\n#limits\n",
             keys.display()
         );
         let before = read(&base).unwrap();
@@ -376,6 +379,12 @@ mod tests {
                 "#journal",
                 "require = true",
                 "journal.require: false -> true",
+                Takes::Reload,
+            ),
+            (
+                "#log",
+                "purges = false",
+                "log.purges: true -> false",
                 Takes::Reload,
             ),
             (

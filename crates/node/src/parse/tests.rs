@@ -60,6 +60,9 @@ fsync = "always"
 wait = "1s"
 require = true
 
+[log]
+purges = false
+
 [limits]
 retention = "36h"
 retention_bytes = "1GiB"
@@ -122,6 +125,7 @@ fn a_file_with_everything_in_it_is_read() {
         require: true,
     };
     assert_eq!(config.journal, expected);
+    assert!(!config.log.purges);
     let expected = PurgeConfig {
         key_headers: vec!["xkey".into(), "X-Tags".into()],
         bans_max: 16,
