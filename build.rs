@@ -22,7 +22,17 @@ fn main() {
 
     cc::Build::new()
         .files(
-            ["powderhorn_shim", "objects", "adopt", "bans"].map(|name| format!("c_shim/{name}.c")),
+            [
+                "powderhorn_shim",
+                "objects",
+                "adopt",
+                "bans",
+                "keep",
+                "director",
+                "cli",
+                "counters",
+            ]
+            .map(|name| format!("c_shim/{name}.c")),
         )
         .includes(&varnish.include_paths)
         .warnings(true)
@@ -43,4 +53,7 @@ fn main() {
 
     // The library's threads outlive every VCL that imports it, so dlclose() must not unmap it.
     println!("cargo::rustc-cdylib-link-arg=-Wl,-z,nodelete");
+    // `varnishd -E` maps a library so that all later ones use its symbols: a second copy, of which VCL
+    // imports functions, would otherwise take the first one's marks for its own.
+    println!("cargo::rustc-cdylib-link-arg=-Wl,-Bsymbolic");
 }

@@ -1,7 +1,7 @@
 /*
  * The only code of Powderhorn that touches varnishd's internals, for Varnish 7.5 to 8.0, is in
  * this directory: workers, VCL's context, the log and the process here, objects in objects.c, bans
- * and regular expressions in bans.c.
+ * and regular expressions in bans.c, what operators see in cli.c, director.c and counters.c.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
@@ -124,18 +124,6 @@ ph_ctx_alloc(const struct vrt_ctx *ctx, size_t len)
 	return (WS_Alloc(ctx->ws, (unsigned)len));
 }
 
-size_t
-ph_ctx_room(const struct vrt_ctx *ctx)
-{
-	unsigned room;
-
-	CHECK_OBJ_NOTNULL(ctx, VRT_CTX_MAGIC);
-	room = WS_ReserveAll(ctx->ws);
-	WS_Release(ctx->ws, 0);
-	/* WS_Alloc rounds up to the size of a pointer. */
-	return (room & ~(sizeof(void *) - 1));
-}
-
 const char *
 ph_ctx_host(const struct vrt_ctx *ctx)
 {
@@ -255,6 +243,7 @@ ph_log(int level, const char *text, size_t len)
 	switch (level) {
 	case PH_LOG_ERROR:	tag = SLT_Error; break;
 	case PH_LOG_NOTICE:	tag = SLT_Notice; break;
+	case PH_LOG_RECORD:	tag = SLT_VCL_Log; break;
 	default:		tag = SLT_Debug; break;
 	}
 	VSL(tag, NO_VXID, "powderhorn: %.*s", (int)len, text);
@@ -292,17 +281,17 @@ gather_name(struct dl_phdr_info *info, size_t size, void *priv)
 	return (0);
 }
 
-int
-ph_other_copy_claimed(const char *symbol, const int *own)
+void *
+ph_other_copy(const char *symbol, const int *own, const char *wanted)
 {
 	struct names names;
 	const int *other;
-	void *handle;
+	void *handle, *found = NULL;
 	size_t i;
-	int claimed = 0;
 
 	AN(symbol);
 	AN(own);
+	AN(wanted);
 	memset(&names, 0, sizeof names);
 	(void)dl_iterate_phdr(gather_name, &names);
 	for (i = 0; i < names.n; i++) {
@@ -311,11 +300,11 @@ ph_other_copy_claimed(const char *symbol, const int *own)
 			other = dlsym(handle, symbol);
 			if (other != NULL && other != own &&
 			    __atomic_load_n(other, __ATOMIC_ACQUIRE) != 0)
-				claimed = 1;
+				found = dlsym(handle, wanted);
 			(void)dlclose(handle);
 		}
 		free(names.name[i]);
 	}
 	free(names.name);
-	return (claimed);
+	return (found);
 }

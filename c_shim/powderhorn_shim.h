@@ -13,11 +13,14 @@
 
 struct worker;
 struct vrt_ctx;
+struct director;
 
 /* How loud a line in the log is. */
 #define PH_LOG_ERROR 0
 #define PH_LOG_NOTICE 1
 #define PH_LOG_DEBUG 2
+/* What happens all the time: VCL_Log. */
+#define PH_LOG_RECORD 3
 
 /* SHA-256, as vcl_hash makes it. */
 #define PH_DIGEST_BYTES 32
@@ -45,11 +48,18 @@ void ph_ctx_let_warm_fail(struct vrt_ctx *ctx);
 
 /*
  * Bytes of the transaction's workspace, valid until it ends; NULL if it has no room, which also
- * marks the workspace as overflown (varnishd then fails the transaction). `ph_ctx_room` says how
- * many bytes there are, and marks nothing.
+ * marks the workspace as overflown (varnishd then fails the transaction).
  */
 char *ph_ctx_alloc(const struct vrt_ctx *ctx, size_t len);
-size_t ph_ctx_room(const struct vrt_ctx *ctx);
+
+/* Most bytes that a task is kept: a status of some thousand nodes. */
+#define PH_KEPT_BYTES_MAX 4194304
+
+/*
+ * Zeroed bytes beside the workspace, valid until the task (the request, the fetch, the command) ends;
+ * NULL if that would be more than PH_KEPT_BYTES_MAX for it.
+ */
+char *ph_ctx_keep(const struct vrt_ctx *ctx, size_t len);
 
 /* The Host header of the client's or else of the backend request; NULL if there is none. */
 const char *ph_ctx_host(const struct vrt_ctx *ctx);
@@ -259,10 +269,56 @@ int ph_closing(void);
 void ph_log(int level, const char *text, size_t len);
 
 /*
- * True if another library mapped into this process exports the int `symbol` at another address
- * than `own` and it is not zero: a second copy of this VMOD, which has statics of its own.
+ * Another library mapped into this process that exports the int `symbol` at another address than `own`,
+ * and it is not zero: a second copy of this VMOD, which has statics of its own. Returns the address of
+ * what that copy exports as `wanted`; NULL if there is no such copy or it has no such thing.
  */
-int ph_other_copy_claimed(const char *symbol, const int *own);
+void *ph_other_copy(const char *symbol, const int *own, const char *wanted);
+
+/* Takes text for whoever asked; `priv` is what came with it. */
+typedef void ph_reply_f(void *priv, const char *text, size_t len);
+void ph_reply(void *priv, const char *text, size_t len);
+
+/* The commands of varnishadm, where varnishd is started with -E. */
+enum ph_command {
+	PH_COMMAND_STATUS,
+	PH_COMMAND_PEERS,
+	PH_COMMAND_DIGEST,
+	PH_COMMAND_STREAMS,
+	PH_COMMAND_TRACE,
+	PH_COMMAND_PURGE,
+	PH_COMMAND_FLUSH,
+	PH_COMMANDS
+};
+
+/*
+ * Answers a command: replies once, and returns the status for the command line. JSON that would have
+ * more than `room` bytes is not given. In the Rust half; another copy of the library may be who calls, so a
+ * change of the arguments takes another number.
+ */
+unsigned powderhorn_command_1(unsigned command, int json, const char * const *args, size_t n,
+    size_t room, ph_reply_f *reply, void *priv);
+
+/*
+ * `details`: as `backend.list -p` asks. As JSON, at most `room` bytes are left in the answer, and other
+ * backends are still to come.
+ */
+typedef void ph_list_f(int details, int json, size_t room, ph_reply_f *reply, void *priv);
+
+/* Whether the fleet is well, and since when it is or is not, in seconds since 1970. */
+typedef int ph_healthy_f(double *changed);
+
+/* Gives the VCL that is being loaded its director. CLI thread. NULL if the VCL is on its way out. */
+const struct director *ph_add_director(const struct vrt_ctx *ctx, ph_list_f *list,
+    ph_healthy_f *healthy);
+/* Before the VCL goes. CLI thread. */
+void ph_delete_director(const struct director *dir);
+
+/*
+ * Room for `n` figures that varnishstat shows as `name`.*, for the life of the process. `doc` describes
+ * them, in JSON that ends with a zero byte, which `doc_len` counts. Both stay for as long. CLI thread.
+ */
+uint64_t *ph_counters(const char *name, size_t n, const char *doc, size_t doc_len);
 
 /*
  * The digests of all objects in the cache, PH_DIGEST_BYTES each; some of them more than once, as

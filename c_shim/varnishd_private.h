@@ -1,6 +1,6 @@
 /*
- * What Powderhorn needs of varnishd's headers that are not installed: cache/cache_objhead.h and
- * cache/cache_ban.h. Checked against Varnish 7.5, 7.6, 7.7 and 8.0, in which these parts are the
+ * What Powderhorn needs of varnishd's headers that are not installed: cache/cache_objhead.h,
+ * cache/cache_ban.h, common/heritage.h, vcli_serve.h and what is private to vcli_serve.c. Checked against Varnish 7.5, 7.6, 7.7 and 8.0, in which these parts are the
  * same; a .so is bound to one exact build of varnishd anyway. Every use checks the magic number.
  *
  * Include cache/cache_varnishd.h first.
@@ -62,5 +62,69 @@ VTAILQ_HEAD(banhead_s, ban);
 extern struct lock ban_mtx;
 extern struct banhead_s ban_head;
 extern int ban_shutdown;
+
+/* The beginning of a list of commands. */
+struct VCLS {
+	unsigned		magic;
+#define VCLS_MAGIC		0x60f044a3
+};
+
+/* The manager's commands. */
+extern struct VCLS *mgt_cls;
+
+/* The beginning of a command's session. */
+struct cli {
+	unsigned		magic;
+#define CLI_MAGIC		0x4038d570
+	void			*priv;
+	struct vsb		*sb;
+};
+
+typedef void cli_func_t(struct cli *, const char * const *av, void *priv);
+
+struct cli_cmd_desc {
+	const char		*request;
+	const char		*syntax;
+	const char		*help;
+	const char		*doc;
+	int			minarg;
+	int			maxarg;
+};
+
+struct cli_proto {
+	const struct cli_cmd_desc *desc;
+	const char		*flags;
+	cli_func_t		*func;
+	cli_func_t		*jsonfunc;
+	void			*priv;
+	unsigned		auth;
+	VTAILQ_ENTRY(cli_proto)	list;
+};
+
+void VCLI_JSON_begin(struct cli *, unsigned version, const char * const *av);
+void VCLI_JSON_end(struct cli *);
+void VCLI_SetResult(struct cli *, unsigned result);
+void VCLS_AddFunc(struct VCLS *, unsigned auth, struct cli_proto *);
+
+struct listen_sock;
+VTAILQ_HEAD(listen_sock_head, listen_sock);
+
+/* What the manager hands down as it forks the cache child, up to what is needed here. */
+struct heritage {
+	int			cli_fd;
+	int			std_fd;
+	int			vsm_fd;
+	struct listen_sock_head	socks;
+	const struct hash_slinger *hash;
+	struct params		*param;
+	const char		*identity;
+	char			*panic_str;
+	ssize_t			panic_str_len;
+	/* Set in the child only. */
+	struct VCLS		*cls;
+	const char		*ident;
+	long			mgt_pid;
+};
+extern struct heritage heritage;
 
 #endif

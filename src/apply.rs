@@ -1,6 +1,7 @@
 //! Purges on their way into this cache: those of the fleet on a background thread of varnishd's, those
 //! that VCL issues on the thread of their request.
 
+use std::cell::Cell;
 use std::ffi::CString;
 use std::time::Duration;
 
@@ -9,8 +10,9 @@ use powderhorn_engine::index::ObjectId;
 use powderhorn_node::{Applier, Cache, IDLE_MAX, Job, Outcome, Purge, boot_clock};
 
 use crate::adopt::Adoption;
+use crate::records::{self, Names};
 use crate::shim::{self, BanOperator, BanTest, Mode, Object, Regex, Worker};
-use crate::{engine, guard};
+use crate::{counters, engine, errands, guard};
 
 /// How long a batch that comes while the cache shuts down is held up, so that its retries do not
 /// spin until the process ends.
@@ -22,6 +24,7 @@ pub fn start(mut applier: Applier) {
         applier.run(&mut Background {
             worker,
             adoption: Adoption::Due,
+            names: Names::default(),
         });
     });
 }
@@ -29,6 +32,7 @@ pub fn start(mut applier: Applier) {
 /// Applies purges that have just been issued, on the calling thread, whose own `worker` is.
 pub fn apply_issued(worker: Worker, purges: &[Purge]) -> Outcome {
     let mut all = Outcome::Applied;
+    records::begin();
     for purge in purges {
         if shim::closing() {
             return Outcome::Failed;
@@ -36,9 +40,10 @@ pub fn apply_issued(worker: Worker, purges: &[Purge]) -> Outcome {
         let Ok(engine) = engine::get() else {
             return Outcome::Failed;
         };
-        let cache = VarnishCache { worker };
-        match engine.apply(&cache, purge, boot_clock(), Duration::ZERO) {
-            Outcome::Applied => {}
+        let cache = VarnishCache::new(worker);
+        let now = boot_clock();
+        match engine.apply(&cache, purge, now, Duration::ZERO) {
+            Outcome::Applied => records::note(purge, cache.objects(), now),
             Outcome::Failed => all = Outcome::Failed,
             Outcome::Unsupported if all == Outcome::Applied => all = Outcome::Unsupported,
             Outcome::Unsupported => {}
@@ -50,16 +55,19 @@ pub fn apply_issued(worker: Worker, purges: &[Purge]) -> Outcome {
 struct Background {
     worker: Worker,
     adoption: Adoption,
+    names: Names,
 }
 
 impl Background {
-    fn apply_one(&self, job: &Job) -> Outcome {
+    fn apply_one(&mut self, job: &Job) -> Outcome {
         match engine::get() {
             Ok(engine) if !shim::closing() => {
-                let cache = VarnishCache {
-                    worker: self.worker,
-                };
-                engine.apply(&cache, &job.purge, job.arrival, job.age)
+                let cache = VarnishCache::new(self.worker);
+                let outcome = engine.apply(&cache, &job.purge, job.arrival, job.age);
+                if outcome == Outcome::Applied {
+                    self.names.record(job, cache.objects());
+                }
+                outcome
             }
             _ => Outcome::Failed,
         }
@@ -71,12 +79,12 @@ impl Background {
             return IDLE_MAX;
         };
         engine::look_at_clock(engine);
+        counters::refresh();
         if shim::closing() {
             return IDLE_MAX;
         }
-        let cache = VarnishCache {
-            worker: self.worker,
-        };
+        errands::run(self.worker);
+        let cache = VarnishCache::new(self.worker);
         let adoption = self.adoption.work(engine, self.worker);
         let mass = engine.work(&cache, boot_clock());
         adoption.into_iter().chain(mass).min().unwrap_or(IDLE_MAX)
@@ -116,16 +124,39 @@ impl Objects for VarnishObjects {
 /// varnishd, for a thread with a worker.
 pub struct VarnishCache {
     /// The thread's own.
-    pub worker: Worker,
+    worker: Worker,
+    /// Objects that went, or were softened, by it.
+    objects: Cell<u64>,
+}
+
+impl VarnishCache {
+    /// The cache, for the thread that `worker` is of.
+    pub fn new(worker: Worker) -> VarnishCache {
+        VarnishCache {
+            worker,
+            objects: Cell::new(0),
+        }
+    }
+
+    /// Objects that were taken away or softened by this value; those that bans take are not known.
+    pub fn objects(&self) -> u64 {
+        self.objects.get()
+    }
+
+    fn count(&self, objects: u64) {
+        self.objects.set(self.objects.get().saturating_add(objects));
+    }
 }
 
 impl Objects for VarnishCache {
     fn kill(&self, object: ObjectId) {
         VarnishObjects.kill(object);
+        self.count(1);
     }
 
     fn soften(&self, object: ObjectId) {
         VarnishObjects.soften(object);
+        self.count(1);
     }
 }
 
@@ -144,7 +175,9 @@ impl cache::Cache for VarnishCache {
                 self.worker.purge_digest_sparing(digest, mode, spare)
             }
         };
-        u64::from(count)
+        let count = u64::from(count);
+        self.count(count);
+        count
     }
 
     fn ban(&self, tests: &[BanLine<'_>]) -> Result<(), BanError> {

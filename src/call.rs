@@ -103,18 +103,16 @@ impl<'ws> Space<'ws> {
     }
 }
 
-/// Returns a string that may be long. If the workspace has no room for it, `instead` takes its
-/// place; there is a VCL error only if that has no room either.
-pub fn long_reply(
-    ctx: &Ctx<'_>,
-    text: &str,
-    instead: impl FnOnce(usize) -> String,
-) -> Result<VCL_STRING, Problem> {
-    // Asking for too much would mark the workspace as overflown and so fail the transaction.
-    let room = shim::ctx_room(ctx.raw);
-    if text.len() < room {
-        return Ok(Space::take(ctx, text.len())?.fill(text.as_bytes()));
-    }
-    let instead = instead(room);
-    Ok(Space::take(ctx, instead.len())?.fill(instead.as_bytes()))
+/// Returns a string of any length up to [`KEPT_BYTES_MAX`](shim::KEPT_BYTES_MAX), whatever room the
+/// workspace has: on the heap, until the task ends.
+pub fn long_reply(ctx: &Ctx<'_>, text: &str) -> Result<VCL_STRING, Problem> {
+    let space = shim::ctx_keep(ctx.raw, text.len().saturating_add(1)).map(Space);
+    let space = space.ok_or_else(|| {
+        Problem::Log(format!(
+            "{} bytes more are too many: {} are kept for a request",
+            text.len(),
+            shim::KEPT_BYTES_MAX
+        ))
+    })?;
+    Ok(space.fill(text.as_bytes()))
 }

@@ -11,7 +11,7 @@ use varnish::vcl::Ctx;
 use crate::call::{Problem, Space, long_reply, trouble};
 use crate::host::{self, ObjectDigest};
 use crate::runtime::{self, VclState};
-use crate::{apply, blob, engine, guard, receipts, shim};
+use crate::{admin, apply, blob, counters, director, engine, receipts, records, shim};
 
 /// The version of this VMOD, as C wants it.
 pub const VERSION: &CStr = match CStr::from_bytes_with_nul(VERSION_BYTES) {
@@ -37,7 +37,9 @@ pub fn start(ctx: &Ctx<'_>, vcl: Option<&VclState>, config: &CStr) -> Result<(),
         b"" => return Err("the config's path is not set or empty".into()),
         path => Some(std::str::from_utf8(path).map_err(|_| "the config's path is not UTF-8")?),
     };
-    Ok(runtime::prepare(vcl, path).map_err(|e| e.to_string())?)
+    runtime::prepare(vcl, path).map_err(|e| e.to_string())?;
+    vcl.show(|| director::add(ctx.raw));
+    Ok(())
 }
 
 pub fn url_digest(ctx: &Ctx<'_>, url: &CStr, host: &CStr) -> Result<ObjectDigest, Problem> {
@@ -302,6 +304,7 @@ pub fn issue_digest<'ws>(
         return Err(Problem::Log("the cache shuts down".to_owned()));
     }
     let issued = node.issue_applied(purge).map_err(here_only)?;
+    records::issued(issued.into());
     receipts::wait_journalled(node)?;
     Ok((space, issued.into()))
 }
@@ -318,7 +321,7 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
     let engine = engine::get().map_err(|e| e.to_string())?;
     let worker = shim::ctx_worker(ctx.raw).ok_or("only possible while a request is handled")?;
-    let cache = apply::VarnishCache { worker };
+    let cache = apply::VarnishCache::new(worker);
     for purge in &purges {
         engine.check(&cache, purge).map_err(|error| match error {
             CheckError::Invalid(_) => Problem::Refuse(error.to_string()),
@@ -334,12 +337,12 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
         }
         Err(error) => return Err(Problem::Log(error.to_string())),
     };
-    let text = ticket.ids().text();
+    let ids = ticket.ids();
     // Should this panic, the ticket is dropped and the apply thread does it.
     let outcome = apply::apply_issued(worker, &purges);
     ticket.complete(outcome);
     match outcome {
-        Outcome::Applied => {}
+        Outcome::Applied => records::issued(ids),
         Outcome::Failed => {
             let problem = "sent to the fleet, but not applied here yet: it is tried again";
             return Err(Problem::Log(problem.to_owned()));
@@ -354,14 +357,12 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
         node.wake_applier();
     }
     receipts::wait_journalled(node)?;
-    Ok(id.fill(text.as_str().as_bytes()))
+    Ok(id.fill(ids.text().as_str().as_bytes()))
 }
 
 pub fn digest(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
-    let room = shim::ctx_room(ctx.raw).saturating_sub(1);
-    let text = node.digest_text(room);
-    long_reply(ctx, &text, |room| too_small(text.len(), room))
+    long_reply(ctx, &node.digest_text(shim::KEPT_BYTES_MAX / 2))
 }
 
 pub fn knows(id: &CStr) -> Result<bool, Problem> {
@@ -374,42 +375,19 @@ pub fn knows(id: &CStr) -> Result<bool, Problem> {
 
 pub fn status(ctx: &Ctx<'_>, format: &CStr) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
-    let engine = engine::get().map_err(|e| e.to_string())?;
     match format.to_bytes() {
-        b"text" => {
-            let mut text = node.status().to_text();
-            text += "cache:";
-            for (name, _, value) in engine.counters() {
-                if value > 0 {
-                    text += &format!(" {name} {value}");
-                }
-            }
-            text += "\n";
-            if guard::panics() > 0 {
-                text += &format!("panics caught in the VMOD: {}\n", guard::panics());
-            }
-            long_reply(ctx, &text, |room| too_small(text.len(), room))
-        }
+        b"text" => long_reply(ctx, &admin::status_text(&node.status())),
         b"json" => {
-            let mut json = serde_json::to_value(node.status()).map_err(|e| e.to_string())?;
-            if let Some(fields) = json.as_object_mut() {
-                let counters = engine.counters().into_iter();
-                let cache = counters.map(|(name, _, value)| (name.to_owned(), value.into()));
-                fields.insert(
-                    "cache".to_owned(),
-                    serde_json::Value::Object(cache.collect()),
-                );
-                fields.insert("vmod_panics".to_owned(), guard::panics().into());
-            }
-            let json = json.to_string();
-            long_reply(ctx, &json, |room| {
-                format!("{{\"error\":\"{}\"}}", too_small(json.len(), room))
-            })
+            let mut status = admin::status_json(&node.status());
+            let json = admin::fit(&mut status, shim::KEPT_BYTES_MAX / 2);
+            let json = json.ok_or("the status is too long to be shown")?;
+            long_reply(ctx, &json)
         }
         _ => Err("the format is \"text\" or \"json\"".into()),
     }
 }
 
-pub fn too_small(need: usize, room: usize) -> String {
-    format!("the workspace has {room} bytes left and {need} are needed: raise workspace_client")
+pub fn metrics(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {
+    let node = runtime::node().map_err(|e| e.to_string())?;
+    long_reply(ctx, &node.metrics(&counters::of_host()))
 }

@@ -18,19 +18,28 @@
 //! | `adopt.rs` | objects that were in the cache before the VMOD |
 //! | `engine.rs` | objects on their way into the cache: what varnishd tells of them |
 //! | `host.rs`, `blob.rs` | url and host, or req.hash, → digest |
-//! | `call.rs`, `guard.rs` | errors, workspace and panics at the boundary |
-//! | `shim.rs` | the safe face of `c_shim/`, which alone touches varnishd's internals |
+//! | `admin.rs`, `errands.rs` | what the commands of `varnishadm` show, and the purges that they issue |
+//! | `director.rs` | the fleet in `varnishadm backend.list` |
+//! | `counters.rs` | the figures that varnishstat shows |
+//! | `records.rs`, `logger.rs` | Varnish's log: a record for each purge applied, and what is worth a notice |
+//! | `call.rs`, `guard.rs` | errors, strings and panics at the boundary |
+//! | `shim.rs`, `shim/` | the safe face of `c_shim/`, which alone touches varnishd's internals |
 
+mod admin;
 mod adopt;
 mod apply;
 mod blob;
 mod call;
+mod counters;
+mod director;
 mod engine;
+mod errands;
 mod functions;
 mod guard;
 mod host;
 mod logger;
 mod receipts;
+mod records;
 mod runtime;
 mod shim;
 mod uptime;
@@ -383,12 +392,19 @@ mod powderhorn {
 
     /// The state of the runtime, as "text" (the default) or "json".
     ///
-    /// If the workspace is too small for it (`workspace_client`), a line that says so.
+    /// Of any length, whatever the workspace, as what `digest()` and `receipt()` return: at most 4 MiB for
+    /// a request in all.
     pub unsafe fn status(
         ctx: &mut Ctx,
         #[default("text")] format: &CStr,
     ) -> Result<VCL_STRING, VclError> {
         call(ctx, "status", |ctx| functions::status(ctx, format))
+    }
+
+    /// All that there is to monitor, in the OpenMetrics text format: what varnishstat shows, figures of
+    /// each peer, and how long the purges of each site took.
+    pub unsafe fn metrics(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
+        call(ctx, "metrics", functions::metrics)
     }
 
     /// The version of this VMOD.

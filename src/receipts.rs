@@ -9,7 +9,6 @@ use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
 
 use crate::call::{Problem, Space, long_reply};
-use crate::functions::too_small;
 use crate::runtime;
 
 thread_local! {
@@ -122,9 +121,7 @@ pub fn receipt(ctx: &Ctx<'_>, id: &CStr) -> Result<VCL_STRING, Problem> {
     let node = runtime::node().map_err(|e| e.to_string())?;
     let receipt = node.receipt(ids(id)?);
     let json = serde_json::to_string(&receipt).map_err(|e| e.to_string())?;
-    long_reply(ctx, &json, |room| {
-        format!("{{\"error\":\"{}\"}}", too_small(json.len(), room))
-    })
+    long_reply(ctx, &json)
 }
 
 pub fn applied(ctx: &Ctx<'_>, id: &CStr) -> Result<VCL_STRING, Problem> {

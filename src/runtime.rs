@@ -21,7 +21,8 @@ use parking_lot::Mutex;
 
 use powderhorn_node::{Config, ConfigError, NeedsRestart, Node, StartError};
 
-use crate::{apply, engine, guard, logger, shim, uptime};
+use crate::shim::Director;
+use crate::{apply, counters, engine, guard, logger, records, shim, uptime};
 
 /// How long the exit of the cache child waits for the runtime's threads.
 const EXIT_WAIT: Duration = Duration::from_millis(500);
@@ -39,6 +40,17 @@ static IN_USE: AtomicU64 = AtomicU64::new(0);
 #[derive(Default)]
 pub struct VclState {
     asked: Mutex<Option<Asked>>,
+    director: Mutex<Option<Director>>,
+}
+
+impl VclState {
+    /// Gives the VCL its director, unless it has one.
+    pub fn show(&self, add: impl FnOnce() -> Option<Director>) {
+        let mut director = self.director.lock();
+        if director.is_none() {
+            *director = add();
+        }
+    }
 }
 
 /// A config, as it was read for one VCL.
@@ -134,11 +146,13 @@ pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
         check(&config)?;
         node.reload(&config)
             .map_err(|keys| changed(&config, keys))?;
+        records::set(config.log.purges);
         IN_USE.store(reading, Ordering::Relaxed);
         return Ok(());
     }
     check(&config)?;
     logger::install();
+    records::set(config.log.purges);
     let node = Node::start(config, uptime::of_process())?;
     shim::POWDERHORN_CLAIMED.store(1, Ordering::Release);
     engine::start(&node.config().purge, node.random_bits());
@@ -151,6 +165,7 @@ pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
         // (`-z nodelete`), and unwinds into nobody.
         unsafe { libc::atexit(at_exit) };
     }
+    counters::start();
     Ok(())
 }
 

@@ -1,4 +1,6 @@
-//! The safe face of `c_shim/powderhorn_shim.h`.
+//! The safe face of `c_shim/powderhorn_shim.h`; what operators see is in `operator`.
+
+mod operator;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::ptr::NonNull;
@@ -7,6 +9,7 @@ use std::sync::atomic::AtomicI32;
 
 use varnish::ffi::vrt_ctx;
 
+pub use self::operator::{Command, Director, Listing, Show, counters};
 use crate::guard;
 use crate::host::ObjectDigest;
 
@@ -691,11 +694,17 @@ pub fn ctx_let_warm_fail(ctx: &mut vrt_ctx) {
     unsafe { raw::ph_ctx_let_warm_fail(std::ptr::from_mut(ctx).cast()) }
 }
 
-/// How many bytes [`ctx_space`] can give.
-pub fn ctx_room(ctx: &vrt_ctx) -> usize {
-    // SAFETY: `ctx` is the live context of a VCL call; nobody else has its workspace reserved
-    // while VCL runs.
-    unsafe { raw::ph_ctx_room(ctx_ptr(ctx)) }
+/// Most bytes that [`ctx_keep`] keeps for a task.
+pub const KEPT_BYTES_MAX: usize = raw::PH_KEPT_BYTES_MAX as usize;
+
+/// Zeroed bytes beside the workspace, until the task ends; `None` beyond [`KEPT_BYTES_MAX`].
+pub fn ctx_keep<'task>(ctx: &vrt_ctx, len: usize) -> Option<&'task mut [u8]> {
+    // SAFETY: `ctx` is the live context of a VCL call. The shim hands out these bytes once, zeroed, and
+    // frees them at the end of the task, which is after the VCL call and so after the caller's 'task.
+    unsafe {
+        let start = NonNull::new(raw::ph_ctx_keep(ctx_ptr(ctx), len))?.cast::<u8>();
+        Some(std::slice::from_raw_parts_mut(start.as_ptr(), len))
+    }
 }
 
 /// Zeroed bytes that live until the transaction ends; `None` if the workspace has no room.
@@ -764,6 +773,8 @@ pub enum Loudness {
     Notice,
     /// SLT_Debug, which varnishd masks unless told otherwise.
     Debug,
+    /// SLT_VCL_Log: what happens all the time.
+    Record,
 }
 
 /// Writes one record that belongs to no transaction (`varnishlog -g raw`), from any thread.
@@ -772,6 +783,7 @@ pub fn log(loudness: Loudness, text: &str) {
         Loudness::Error => raw::PH_LOG_ERROR,
         Loudness::Notice => raw::PH_LOG_NOTICE,
         Loudness::Debug => raw::PH_LOG_DEBUG,
+        Loudness::Record => raw::PH_LOG_RECORD,
     };
     // SAFETY: the length goes with the pointer; VSL() locks and truncates to vsl_reclen.
     unsafe { raw::ph_log(level as c_int, text.as_ptr().cast(), text.len()) }
@@ -785,11 +797,24 @@ pub static POWDERHORN_CLAIMED: AtomicI32 = AtomicI32::new(0);
 
 /// Whether another copy of this library in the same process runs a runtime.
 pub fn other_copy_runs() -> bool {
+    other_copys(CLAIMED).is_some()
+}
+
+/// The name of [`POWDERHORN_CLAIMED`].
+const CLAIMED: &CStr = c"POWDERHORN_CLAIMED";
+
+/// What another copy of this library, if it is the one that runs, exports as `wanted`.
+fn other_copys(wanted: &CStr) -> Option<NonNull<c_void>> {
     // SAFETY: the loader's functions are called without a lock of ours; the symbol is an int in
     // every copy.
-    unsafe {
-        raw::ph_other_copy_claimed(c"POWDERHORN_CLAIMED".as_ptr(), POWDERHORN_CLAIMED.as_ptr()) != 0
-    }
+    let found = unsafe {
+        raw::ph_other_copy(
+            CLAIMED.as_ptr(),
+            POWDERHORN_CLAIMED.as_ptr(),
+            wanted.as_ptr(),
+        )
+    };
+    NonNull::new(found)
 }
 
 fn ctx_ptr(ctx: &vrt_ctx) -> *const raw::vrt_ctx {

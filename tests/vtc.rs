@@ -1,6 +1,6 @@
 //! Runs every `tests/vtc/*.vtc` with varnishtest, against the library that was built beside this
 //! test. Names begin with b (basic), c (complex), d (drop-in VCL, a client each), r (regression), f (the fence), k (kinds
-//! of purges) or s (what stock Varnish does, and why the fence exists).
+//! of purges), o (what operators see) or s (what stock Varnish does, and why the fence exists).
 //!
 //! `cargo build && cargo test --test vtc [-- part-of-a-name]`. In a VTC, `${vmod}` is the library,
 //! `${vcl}` the directory of the ready-made VCL, `${lib}` the directory of the VTCs, `${set_clock}` a library to preload
