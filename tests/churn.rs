@@ -130,7 +130,8 @@ fn nothing_is_left_in_the_index_when_objects_have_come_and_gone_in_every_way() {
         vcl_dir: Some(find_vcl_dir()),
         // varnishd's least.
         storage: "1m".to_owned(),
-        params: vec![("workspace_client".to_owned(), "128k".to_owned())],
+        params: Vec::new(),
+        extensions: Vec::new(),
     };
     let mut varnishd = Varnishd::spawn(dir.path(), settings).expect("varnishd starts");
     varnishd.wait_ready(READY_TIMEOUT).expect("it answers");

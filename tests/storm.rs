@@ -106,6 +106,7 @@ fn node(dir: &Path, name: &str, port: u16, peer: u16) -> Varnishd {
         vcl_dir: Some(find_vcl_dir()),
         storage: "32m".to_owned(),
         params: Vec::new(),
+        extensions: Vec::new(),
     };
     // For the reloads.
     std::fs::write(dir.join("again.vcl"), &settings.vcl).expect("again.vcl");

@@ -127,6 +127,7 @@ impl Server {
             params: params
                 .map(|(name, value)| (name.to_string(), value.to_string()))
                 .collect(),
+            extensions: Vec::new(),
         };
         let mut varnish = Varnishd::spawn(dir.path(), settings)?;
         varnish.wait_ready(START_TIMEOUT)?;

@@ -179,6 +179,7 @@ impl Fleet {
                 vcl_dir: Some(plan.vcl_dir.clone()),
                 storage: "256m".into(),
                 params: Vec::new(),
+                extensions: Vec::new(),
             };
             let varnish = Varnishd::spawn(&dir, settings)?;
             fleet.nodes.push(Node {

@@ -43,6 +43,8 @@ pub struct Settings {
     pub storage: String,
     /// More parameters: `-p NAME=VALUE`.
     pub params: Vec<(String, String)>,
+    /// Libraries that varnishd is started with: `-E LIBRARY`.
+    pub extensions: Vec<PathBuf>,
 }
 
 /// Why a varnishd does not run. Nothing of it runs any more in any of these cases.
@@ -370,6 +372,9 @@ fn spawn_manager(
     }
     for (name, value) in &settings.params {
         param(name, value);
+    }
+    for library in &settings.extensions {
+        command.arg("-E").arg(library);
     }
     command
         .envs(env.iter().map(|(name, value)| (name, value)))
