@@ -46,6 +46,7 @@
 #
 #	GET /.powderhorn/purge/<id>	the purge's receipt: where it is applied and who is missing (JSON)
 #	GET /.powderhorn/status.json	the fleet as this node sees it
+#	GET /.powderhorn/metrics	the same as series for a Prometheus (OpenMetrics)
 #
 # With limits.max_staleness in the config, a node that has heard of no other for longer than that
 # serves no object that it has had for longer: those are fetched, and not kept.
@@ -141,6 +142,10 @@ sub powderhorn_look {
 		set req.http.X-Powderhorn-Answer = "status";
 		return (synth(200, "Status"));
 	}
+	if (req.url ~ "^/\.powderhorn/metrics(\?|$)") {
+		set req.http.X-Powderhorn-Answer = "metrics";
+		return (synth(200, "Metrics"));
+	}
 	return (synth(404, "Nothing here"));
 }
 
@@ -213,6 +218,12 @@ sub vcl_synth {
 		set resp.http.Content-Type = "application/json";
 		set resp.http.Cache-Control = "no-store";
 		set resp.body = powderhorn.status("json");
+		return (deliver);
+	}
+	if (req.http.X-Powderhorn-Answer == "metrics" && resp.status == 200 && client.ip ~ powderhorn_purgers) {
+		set resp.http.Content-Type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+		set resp.http.Cache-Control = "no-store";
+		set resp.body = powderhorn.metrics();
 		return (deliver);
 	}
 	if (req.http.X-Powderhorn-Answer || req.method == "PURGE") {
