@@ -308,3 +308,13 @@ ph_other_copy(const char *symbol, const int *own, const char *wanted)
 	free(names.name);
 	return (found);
 }
+
+const char *
+ph_vmod_path(void)
+{
+	char *const *path;
+
+	/* The manager's variable: the child is a fork of it. */
+	path = dlsym(RTLD_DEFAULT, "mgt_vmod_path");
+	return (path == NULL ? NULL : *path);
+}

@@ -32,6 +32,12 @@ struct director;
 typedef void ph_worker_f(struct worker *worker, void *priv);
 void ph_start_worker(const char *name, ph_worker_f *run, void *priv);
 
+/*
+ * Where varnishd looks for VMODs, its parameter vmod_path, as it was when this process was forked; NULL if
+ * this varnishd does not say.
+ */
+const char *ph_vmod_path(void);
+
 /* Adds a background worker's counters to varnishd's. Requests' workers do this themselves. */
 void ph_flush_stats(struct worker *worker);
 

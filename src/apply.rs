@@ -10,9 +10,10 @@ use powderhorn_engine::index::ObjectId;
 use powderhorn_node::{Applier, Cache, IDLE_MAX, Job, Outcome, Purge, boot_clock};
 
 use crate::adopt::Adoption;
+use crate::installed::Installed;
 use crate::records::{self, Names};
 use crate::shim::{self, BanOperator, BanTest, Mode, Object, Regex, Worker};
-use crate::{counters, engine, errands, guard};
+use crate::{counters, engine, errands, guard, runtime};
 
 /// How long a batch that comes while the cache shuts down is held up, so that its retries do not
 /// spin until the process ends.
@@ -25,6 +26,7 @@ pub fn start(mut applier: Applier) {
             worker,
             adoption: Adoption::Due,
             names: Names::default(),
+            installed: Installed::default(),
         });
     });
 }
@@ -56,6 +58,7 @@ struct Background {
     worker: Worker,
     adoption: Adoption,
     names: Names,
+    installed: Installed,
 }
 
 impl Background {
@@ -84,6 +87,9 @@ impl Background {
             return IDLE_MAX;
         }
         errands::run(self.worker);
+        if let Ok(node) = runtime::node() {
+            self.installed.look(node);
+        }
         let cache = VarnishCache::new(self.worker);
         let adoption = self.adoption.work(engine, self.worker);
         let mass = engine.work(&cache, boot_clock());

@@ -22,6 +22,7 @@
 //! | `director.rs` | the fleet in `varnishadm backend.list` |
 //! | `counters.rs` | the figures that varnishstat shows |
 //! | `records.rs`, `logger.rs` | Varnish's log: a record for each purge applied, and what is worth a notice |
+//! | `installed.rs` | which version is installed, if another one than this |
 //! | `call.rs`, `guard.rs` | errors, strings and panics at the boundary |
 //! | `shim.rs`, `shim/` | the safe face of `c_shim/`, which alone touches varnishd's internals |
 
@@ -37,6 +38,7 @@ mod errands;
 mod functions;
 mod guard;
 mod host;
+mod installed;
 mod logger;
 mod receipts;
 mod records;

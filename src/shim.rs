@@ -110,6 +110,18 @@ impl Worker {
     }
 }
 
+/// Where varnishd looks for VMODs: directories with colons between them.
+pub fn vmod_path() -> Option<String> {
+    // SAFETY: the pointer is varnishd's own string, which nobody changes in the child.
+    let path = unsafe { raw::ph_vmod_path() };
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: as above, and it ends with NUL as C strings do.
+    let path = unsafe { CStr::from_ptr(path) };
+    path.to_str().ok().map(str::to_owned)
+}
+
 /// Runs `body` on a new varnishd background thread.
 pub fn start_worker(name: &'static CStr, body: impl FnOnce(Worker) + Send + 'static) {
     type Body = Box<dyn FnOnce(Worker) + Send>;

@@ -192,10 +192,7 @@ impl Status {
                     reach.known,
                     reach.nodes
                 ),
-                _ => format!(
-                    "how far the other {} nodes are is not known",
-                    reach.nodes - 1
-                ),
+                _ => "how far the other nodes are is not known".to_owned(),
             });
             if let (Some(ms), Some(from)) = (reach.oldest_news_ms, &reach.oldest_news_from) {
                 troubles.push(format!("oldest news {}, from {from}", seconds(ms)));
