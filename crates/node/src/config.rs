@@ -197,9 +197,9 @@ impl Default for PurgeConfig {
 /// Another node of the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerConfig {
-    /// `peer.name`, for people; empty if not given.
+    /// `peer.name`: for people; empty if not given.
     pub name: String,
-    /// `peer.site`; empty for none.
+    /// `peer.site`: as `node.site`; empty for none.
     pub site: String,
     /// `peer.address`: where it receives and sends from: an IP address or a host name, and a port of
     /// 1024 and up. A name is looked up each `fleet.dns_interval`; if it leads to several
