@@ -4,7 +4,7 @@
 MAKEFLAGS += --no-print-directory
 # The targets share one cargo target folder, which they would only queue for.
 .NOTPARALLEL:
-.PHONY: help demo test test-canary build bench bench-engine bench-soak bench-soak-varnish bench-journal sim lint shell clean
+.PHONY: help demo test test-canary test-deb build deb bench bench-engine bench-soak bench-soak-varnish bench-journal sim lint shell clean
 
 DEBIAN13 := packaging/on-debian13.sh
 
@@ -23,6 +23,14 @@ test-canary: build ## The demo must fail with a VMOD that applies nothing
 build: ## target/release/libvmod_powderhorn.so, for Debian 13's Varnish 7.7
 	@$(DEBIAN13) build
 	@$(DEBIAN13) results
+
+deb: ## target/debian/varnish-powderhorn_*.deb, for Debian 13
+	@$(DEBIAN13) deb
+	@$(DEBIAN13) results
+
+test-deb: deb ## The package: lintian, built twice the same, and docs/GETTING-STARTED.md, an upgrade and a purge of it on three nodes
+	@$(DEBIAN13) check-deb
+	@packaging/test-deb.sh target/debian
 
 # What was measured comes to target/bench, also of a run in which something failed.
 define run_bench

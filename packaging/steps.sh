@@ -79,10 +79,18 @@ case $1 in
         exec "$target/release/powderhorn-sim" figures --out "$target/figures" "${@:2}"
         ;;
     lint)
-        shellcheck -x packaging/*.sh packaging/root/*.sh .ci/run
+        shellcheck -x packaging/*.sh packaging/root/*.sh packaging/node/* packaging/debian/tests/smoke .ci/run
         cargo fmt --all --check
         fetch
         clippy
+        ;;
+    deb)
+        fetch
+        "$here/deb.sh" build "$target"
+        ;;
+    check-deb)
+        fetch
+        "$here/deb.sh" check "$target"
         ;;
     demo)
         demo "$target"

@@ -1,5 +1,6 @@
 #!/bin/bash
-# Makes the Debian 13 root in the user's cache folder, unless it is there already, and prints its path.
+# make-root.sh [node]: makes the Debian 13 root in the user's cache folder, unless it is there already, and prints its path:
+# the one in which everything is built, or a plain Debian 13 with Varnish, as a cache node is before our package comes.
 #
 # No mount, no namespace and no device but those that mknod makes: a plain container's root account may do all of it.
 # The root appears under its name only when it is whole, so whatever interrupts this script costs a new start, not a broken root.
@@ -12,12 +13,19 @@ umask 022
 # Raise it when this script changes what is inside the root; the list of packages counts by itself.
 recipe=1
 
-key=$({ echo "$recipe"; cat "$here/packages"; } | sha256sum | cut -c 1-12)
-root=$cache/trixie-$key
+case ${1:-} in
+    '') list=packages kind='' room=6144 skip='' ;;
+    # With its package lists, as a host has them.
+    node) list=node-packages kind=node- room=2048 skip=,cleanup/apt/lists ;;
+    *) die "no such root: $1" ;;
+esac
+key=$({ echo "$recipe"; cat "$here/$list"; } | sha256sum | cut -c 1-12)
+root=$cache/trixie-$kind$key
 
 # The marker is written last, and the files are those whose loss a clean-up of the cache folder would cause first.
 is_whole() {
-    [[ -f $root/etc/powderhorn-root && -x $root/usr/bin/cargo && -x $root/usr/sbin/varnishd && -c $root/dev/null ]]
+    [[ -f $root/etc/powderhorn-root && -x $root/usr/sbin/varnishd && -c $root/dev/null ]] \
+        && [[ -n $kind || -x $root/usr/bin/cargo ]]
 }
 
 # Deletes a root, but never what somebody mounted into it: a bind mount of a home folder is a folder like any other to rm.
@@ -83,26 +91,26 @@ check_privileges() {
 }
 
 make_root() {
-    local packages mirror log=$cache/trixie-$key.log new=$root.new
+    local packages mirror log=$root.log new=$root.new
     case $(dpkg --print-architecture) in
         amd64 | arm64) ;;
         *) die "wrong architecture: Powderhorn builds on amd64 and arm64, not on $(dpkg --print-architecture)" ;;
     esac
     check_privileges
-    # The root itself, and one clone's build of everything.
-    need_free "$cache" 6144
+    # The root itself, and one clone's build of everything or a few copies of it.
+    need_free "$cache" "$room"
     host_install mmdebstrap rsync debian-archive-keyring
     mirror=$(choose_mirror)
-    packages=$(grep -v '^#' "$here/packages" | paste -s -d ,)
+    packages=$(grep -v '^#' "$here/$list" | paste -s -d ,)
 
     remove_root "$new"
     remove_root "$root"
-    say "making a Debian 13 root in $root (once; 1 to 3 minutes, 1.4 GB, from $mirror)"
+    say "making a Debian 13 root in $root (once; 1 to 3 minutes, from $mirror)"
     local started=$SECONDS
     # check/empty and the mount hooks are skipped because mmdebstrap would warn about each; it makes the device nodes itself.
     # Its temporary files go beside the root: /tmp may be small.
     if ! mmdebstrap --mode=root --variant=minbase --include="$packages" \
-        --skip=check/canmount,chroot/mount trixie "$new" "$mirror" </dev/null >"$log" 2>&1; then
+        --skip="check/canmount,chroot/mount$skip" trixie "$new" "$mirror" </dev/null >"$log" 2>&1; then
         remove_root "$new"
         explain_failure "$log"
     fi
@@ -117,7 +125,7 @@ make_root() {
     say "made the Debian 13 root in $((SECONDS - started)) s"
 }
 
-((EUID == 0)) || die "not root: on a host that is not Debian 13 this runs in a Debian 13 root by chroot, which only root may do (sudo make ...)"
+((EUID == 0)) || die "not root: this runs in a Debian 13 root by chroot, which only root may do (sudo make ...)"
 mkdir -p "$cache"
 if ! is_whole; then
     command -v apt-get >/dev/null || die "no apt-get: the Debian 13 root is made with apt, so the host must be a Debian or an Ubuntu"
