@@ -83,3 +83,34 @@ fn without_the_commands_a_purge_by_varnishadm_says_what_else_there_is() {
     let said = String::from_utf8_lossy(&nobody.stderr);
     assert!(said.contains("is varnishd running"), "{said}");
 }
+
+/// Asks until the answer begins like this: the nodes have to hear of each other first.
+fn until(arguments: &[&str], beginning: &str) -> String {
+    let started = Instant::now();
+    loop {
+        let output = powderhorn(arguments);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        if text.starts_with(beginning) {
+            return text;
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(started.elapsed() < NEWS_TIMEOUT, "{text}{said}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+#[test]
+fn the_state_of_the_fleet_comes_by_varnishadm_and_over_http() {
+    let fleet = fleet();
+    let workdir = workdir(&fleet, 0);
+    let url = url(&fleet, 1);
+    for way in [["-n", &workdir], ["--url", &url]] {
+        until(&["status", way[0], way[1]], "ok: all purges older than ");
+        let peers = printed(&["peers", way[0], way[1]]);
+        let up = peers.lines().filter(|line| line.starts_with("up "));
+        assert_eq!(up.count(), 2, "{peers}");
+        let health = printed(&["check-health", way[0], way[1]]);
+        assert!(health.starts_with("POWDERHORN OK - ok: "), "{health}");
+        assert!(health.contains(" peers=2"), "{health}");
+    }
+}
