@@ -55,3 +55,20 @@ fn each_key_is_on_the_page_of_the_configuration() {
     assert!(text("peer.address").contains("port"));
     only_known_macros(&roff::render(&page));
 }
+
+/// The pages in docs/ are what the sources say now.
+#[test]
+fn the_documents_are_up_to_date() {
+    let pages = [
+        ("docs/VCL.md", "vcl", pages::vcl(&root())),
+        ("docs/CONFIGURATION.md", "config", pages::config(&root())),
+    ];
+    for (file, what, page) in pages {
+        let there = std::fs::read_to_string(root().join(file)).unwrap();
+        let same = there == markdown::render(&page.unwrap());
+        assert!(
+            same,
+            "cargo run -p powderhorn-cli --example reference -- {what} markdown >{file}"
+        );
+    }
+}

@@ -4,7 +4,7 @@
 //! ```text
 //! cargo run -p powderhorn-cli --example reference -- vcl man > vmod_powderhorn.3
 //! cargo run -p powderhorn-cli --example reference -- config man > powderhorn.toml.5
-//! cargo run -p powderhorn-cli --example reference -- vcl markdown --check docs/VCL-REFERENCE.md
+//! cargo run -p powderhorn-cli --example reference -- vcl markdown --check docs/VCL.md
 //! ```
 //!
 //! With `--check FILE` nothing is written: it fails if the file is not what would be written.
