@@ -1,5 +1,6 @@
 //! A new fleet key, in a file that only those may read who have to.
 
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt, fchown};
@@ -18,7 +19,11 @@ pub fn run(path: &Path) -> Result<String, Problem> {
     OsRng
         .try_fill_bytes(&mut key)
         .map_err(|e| Problem::new(format!("no random numbers from the system: {e}")))?;
-    let digits: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut digits = String::new();
+    for byte in key {
+        // Writing to a string cannot fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
 
     // Closed to all others from its first moment on, whatever the umask.
     let file = OpenOptions::new()
