@@ -163,7 +163,9 @@ impl Status {
         list("clocks differ: ", &|peer| {
             let skew = peer.clock_skew_ms.filter(|_| up(peer))?;
             let ahead = if skew > 0 { "ahead" } else { "behind" };
-            (skew.unsigned_abs() > SKEW_FINE_MS)
+            // It is known no better than the round trip allows.
+            let unsure_ms = peer.rtt_us.unwrap_or(0) / 1_000;
+            (skew.unsigned_abs() > SKEW_FINE_MS.saturating_add(unsure_ms))
                 .then(|| format!("{} {} {ahead}", peer.who(), seconds(skew.unsigned_abs())))
         });
     }
