@@ -8,6 +8,9 @@ use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
+/// Numbers of files from here on are not given, so that there is always a next one.
+const NUMBERS_MAX: u64 = 1 << 62;
+
 /// What is about to be done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Op {
@@ -118,7 +121,9 @@ impl Files {
             let kinds = [Kind::Log, Kind::Segment, Kind::Unfinished];
             let kind = kinds.into_iter().find(|kind| kind.ending() == ending);
             let number = u64::from_str_radix(number, 16);
-            if let (Some(kind), Ok(number), 16) = (kind, number, name.len() - 4) {
+            // A number that cannot be counted on from is none of ours.
+            let number = number.ok().filter(|number| *number < NUMBERS_MAX);
+            if let (Some(kind), Some(number), 16) = (kind, number, name.len() - 4) {
                 files.push((number, kind, entry.metadata()?.len()));
             }
         }

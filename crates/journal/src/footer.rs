@@ -11,6 +11,9 @@ use crate::format::{self, Reader, put_anchor, put_signed, put_stream, put_varint
 
 const KIND_FOOTER: u8 = 2;
 
+/// No message takes less in a block.
+const MESSAGE_BYTES_MIN: u64 = 4;
+
 /// Where a block of a segment is, and what it has: all that stays in memory of some 200 messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
@@ -172,6 +175,16 @@ fn read_stream(input: &mut Reader<'_>, anchor: &Anchor, blocks_end: u64) -> Opti
             return None;
         }
         blocks.push(block);
+    }
+    // What it says to have must be somewhere: a message takes more than this many bytes.
+    let ends = blocks.first().zip(blocks.last());
+    let within = match (ranges.first().zip(ranges.last()), ends) {
+        (None, _) => true,
+        (Some((first, last)), Some((begin, end))) => first >= begin.first && last <= end.last(),
+        (Some(_), None) => false,
+    };
+    if !within || ranges.count() > blocks_end / MESSAGE_BYTES_MIN {
+        return None;
     }
     Some(StreamBlocks {
         stream,

@@ -215,6 +215,19 @@ impl Index {
 
     /// Freezes the active tail, if there is anything in it; its number.
     pub fn freeze(&mut self) -> Option<u64> {
+        let number = self.freeze_all()?;
+        let unsealed = self.unsealed();
+        if unsealed.len() > UNSEALED_MAX {
+            if let Some(&oldest) = unsealed.first() {
+                self.dropped += self.give_up(oldest);
+                self.doomed.push(oldest);
+            }
+        }
+        Some(number)
+    }
+
+    /// The same, however many are frozen: for a start, which has read them from disk.
+    pub fn freeze_all(&mut self) -> Option<u64> {
         if self.active_bytes == 0 {
             return None;
         }
@@ -237,13 +250,6 @@ impl Index {
         self.removed_before.insert(number, removed);
         self.number += 1;
         self.active_bytes = 0;
-        let unsealed = self.unsealed();
-        if unsealed.len() > UNSEALED_MAX {
-            if let Some(&oldest) = unsealed.first() {
-                self.dropped += self.give_up(oldest);
-                self.doomed.push(oldest);
-            }
-        }
         Some(number)
     }
 

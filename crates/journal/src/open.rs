@@ -60,10 +60,19 @@ impl Loading {
                 |&(other, kind, _): &(u64, Kind, u64)| (other, kind) == (number, Kind::Segment);
             listed.iter().any(segment)
         };
-        for &(number, kind, bytes) in &listed {
+        let is_sealed =
+            |&(number, kind, _): &(u64, Kind, u64)| kind == Kind::Log && is_segment(number);
+        // A log that became a segment is looked at last, as it may go if the segment can be read.
+        let first = listed.iter().filter(|file| !is_sealed(file));
+        let last = listed.iter().filter(|file| is_sealed(file));
+        for &(number, kind, bytes) in first.chain(last) {
             let path = files.path(number, kind);
-            loading.last = number;
-            let leftover = kind == Kind::Unfinished || kind == Kind::Log && is_segment(number);
+            loading.last = loading.last.max(number);
+            let leftover = match kind {
+                Kind::Unfinished => true,
+                Kind::Log => matches!(loading.files.get(&number), Some(Loaded::Segment { .. })),
+                Kind::Segment => false,
+            };
             if leftover && files.remove(&path).is_ok() {
                 continue;
             }
@@ -75,6 +84,7 @@ impl Loading {
             };
             match loaded {
                 Ok(loaded) => {
+                    loading.unreadable.remove(&number);
                     loading.files.insert(number, loaded);
                 }
                 Err(LoadError::Io(error)) => {
@@ -259,7 +269,7 @@ impl Loading {
                     } else {
                         // What a footer said is not said again, of more segments than it meant.
                         index.forget_removals();
-                        start.unsealed.extend(index.freeze());
+                        start.unsealed.extend(index.freeze_all());
                         index.number = last + 1;
                     }
                 }

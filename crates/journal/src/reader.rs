@@ -22,6 +22,8 @@ const DAMAGED_MAX: usize = 4_096;
 pub fn run(shared: &Shared) {
     let mut files: Vec<(u64, File)> = Vec::new();
     let mut damaged: HashSet<BlockKey> = HashSet::new();
+    // Whether the last read failed for a reason that is not the file's: it is told once.
+    let mut failing = false;
     loop {
         let request = {
             let mut index = shared.index.lock();
@@ -48,6 +50,7 @@ pub fn run(shared: &Shared) {
             Ok((messages, whole)) => {
                 count(&shared.counts.blocks_read, 1);
                 let saved = messages.len();
+                failing = false;
                 index.cache.done(request.key, Some(messages.into()));
                 drop(index);
                 if !whole && damaged.insert(request.key) {
@@ -55,6 +58,16 @@ pub fn run(shared: &Shared) {
                         damaged.clear();
                     }
                     tell(shared, &request, &format!("{NO_FRAME}; {saved} are whole"));
+                }
+            }
+            Err(error) if !is_damage(&error) => {
+                // The messages stay held: whoever wants them asks again.
+                index.cache.done(request.key, None);
+                drop(index);
+                count(&shared.counts.write_errors, 1);
+                if !std::mem::replace(&mut failing, true) {
+                    let path = shared.files.path(request.key.number, Kind::Segment);
+                    log::error!("journal: cannot read {} now: {error}", path.display());
                 }
             }
             Err(error) => {
@@ -68,6 +81,18 @@ pub fn run(shared: &Shared) {
             }
         }
     }
+}
+
+/// Whether a block cannot be read because of what is on disk. Too many open files or too little memory pass.
+fn is_damage(error: &io::Error) -> bool {
+    const EIO: i32 = 5;
+    let kinds = [
+        // Said here, of bytes that were read.
+        io::ErrorKind::Other,
+        io::ErrorKind::UnexpectedEof,
+        io::ErrorKind::NotFound,
+    ];
+    kinds.contains(&error.kind()) || error.raw_os_error() == Some(EIO)
 }
 
 const NO_FRAME: &str = "its checksum does not match";

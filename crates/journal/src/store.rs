@@ -13,6 +13,7 @@ use powderhorn_protocol::time::Time;
 
 use crate::clock::{Anchor, Conversion};
 use crate::files::{Files, Kind};
+use crate::format::{self, HEADER_BYTES};
 use crate::open::{LoadError, Loading};
 use crate::shared::{Shared, Stop, count};
 use crate::writer::{Log, Writer};
@@ -242,11 +243,15 @@ impl Store for JournalStore {
 fn reopen(shared: &Shared, number: u64, whole: u64) -> std::io::Result<Log> {
     let path = shared.files.path(number, Kind::Log);
     let file = shared.files.reopen(&path, whole)?;
-    Ok(Log {
-        file,
-        path,
-        bytes: whole,
-    })
+    let mut bytes = whole;
+    if whole < HEADER_BYTES as u64 {
+        // The disk was full, or the power went, when it was made.
+        let header = format::header();
+        shared.files.write_at(&file, &path, 0, &header)?;
+        bytes = header.len() as u64;
+        count(&shared.counts.disk_bytes, bytes - whole);
+    }
+    Ok(Log { file, path, bytes })
 }
 
 /// Starts a thread. Whatever panics in it is a failure of the journal, and of nothing else.

@@ -33,6 +33,7 @@ impl Log {
         let header = format::header();
         shared.files.write_at(&file, &path, 0, &header)?;
         if shared.options.fsync {
+            shared.files.sync(&file, &path)?;
             shared.files.sync_dir()?;
         }
         let bytes = header.len() as u64;

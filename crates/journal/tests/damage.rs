@@ -360,3 +360,52 @@ fn crc32(bytes: &[u8]) -> u32 {
         crc
     })
 }
+
+/// What is appended after a start must be there at the next one, however little of the log there was.
+#[test]
+fn a_log_that_was_torn_anywhere_can_be_gone_on_with() {
+    let (dir, torn) = (Dir::new(), Dir::new());
+    let (mut written, ends) = log(&dir, &[1, 2]);
+    let path = &dir.files("log")[0];
+    let content = fs::read(path).unwrap();
+    for cut in 0..=content.len() {
+        let _ = fs::remove_dir_all(&torn.0);
+        fs::create_dir_all(&torn.0).unwrap();
+        let torn_path = torn.0.join(path.file_name().unwrap());
+        fs::write(&torn_path, &content[..cut]).unwrap();
+        let clock = TestClock::new();
+        let options = Options {
+            clock: clock.clone(),
+            ..options(&torn)
+        };
+        let (mut store, journal, _) = Journal::open(options).unwrap();
+        let later = id(1, 1_000 + cut as u64);
+        let held = message(later, clock.boot());
+        store.insert(later, held.clone());
+        write(&journal);
+        journal.kill();
+        written.insert(later, held);
+        let (mut store, journal, recovered) = open(&torn);
+        assert!(get(&mut store, later).is_some(), "cut at {cut}");
+        assert_eq!(recovered.damaged, 0, "cut at {cut}");
+        assert_eq!(recovered.torn_bytes, 0, "cut at {cut}");
+        journal.kill();
+    }
+    assert_eq!(ends.len(), 2);
+}
+
+/// A segment that cannot be read does not take its log along.
+#[test]
+fn a_log_goes_only_if_its_segment_can_be_read() {
+    let dir = Dir::new();
+    let (written, _) = log(&dir, &[5]);
+    let path = &dir.files("log")[0];
+    for garbage in [
+        &b""[..],
+        b"nothing of ours, but longer than the head of a file is",
+    ] {
+        fs::write(path.with_extension("seg"), garbage).unwrap();
+        let outcome = check(&dir, &written, "beside garbage");
+        assert_eq!(outcome.held, 5);
+    }
+}

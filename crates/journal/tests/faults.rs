@@ -514,3 +514,34 @@ fn ages_survive_a_reboot_in_logs_and_in_segments() {
         }
     }
 }
+
+/// Too many open files are no damage: what could not be read is held, and given when it can be.
+#[test]
+fn a_block_that_cannot_be_read_now_is_read_later() {
+    const EMFILE: i32 = 24;
+    let (dir, disk) = (Dir::new(), Arc::new(TestDisk::default()));
+    let options = Options {
+        bytes_max: Options::BYTES_MIN,
+        faults: Some(disk.clone()),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    insert(&mut store, 1, 1..=6_500);
+    write(&journal);
+    until("segments", || {
+        dir.files("seg").len() >= 2 && journal.counters().unsealed == 0
+    });
+    for failing in [Op::Open, Op::Read] {
+        disk.fail(&[(failing, EMFILE)]);
+        for _ in 0..20 {
+            let _ = store.get(id(1, 7));
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        disk.fail(&[]);
+        assert!(get(&mut store, id(1, 7)).is_some(), "{failing:?}");
+        assert!(get(&mut store, id(1, 8)).is_some(), "{failing:?}");
+    }
+    assert_eq!(journal.counters().damaged, 0);
+    assert!(journal.counters().write_errors > 0);
+    journal.kill();
+}
