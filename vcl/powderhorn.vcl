@@ -35,9 +35,9 @@
 #	400	the request cannot be done: the body says why
 #	405	the client is not one of powderhorn_purgers
 #	503	"Not purged everywhere": the body says why, and what has been done; send it again. "Purged,
-#		but not in the journal": the config says journal.require, and the disk does not work;
-#		applied here and sent, but lost if this node dies before the others have it. Other
-#		reasons: VCL failed before it was applied.
+#		but not in the journal": the config says journal.require, and the disk does not work,
+#		or was slower than journal.wait; applied here and sent, but maybe lost if this node
+#		dies before the others have it. Other reasons: VCL failed before it was applied.
 #
 # X-Powderhorn-Wait: 2s, in a PURGE, has the answer wait until all nodes have applied it, for so long at
 # most; X-Powderhorn-Applied in the answer says how many have ("4 of 5").
