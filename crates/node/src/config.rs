@@ -243,7 +243,7 @@ impl Default for Discovery {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// `limits.retention`: how long a purge is held for nodes that missed it. 1 minute to 30 days;
-    /// default 24 hours. A node that was cut off for longer misses purges for good.
+    /// default 24 hours. A node that missed one for longer flushes its cache.
     pub retention: Duration,
     /// `limits.retention_bytes`: memory for purges held, about 130 bytes each, where there is no journal. 1 MiB to 64 GiB;
     /// default 256 MiB, which is two million purges. Beyond it the oldest go first.
