@@ -106,8 +106,8 @@ pub(crate) fn open(config: &Config, notices: &Notices) -> Result<Begin, OpenErro
     let held: u64 = recovered.streams.values().map(|held| held.count()).sum();
     if recovered.damaged > 0 || recovered.torn_bytes > 0 {
         let text = format!(
-            "the journal in {} was damaged in {} places and had {} unfinished bytes: what was there is \
-             fetched from the fleet",
+            "the journal in {} was damaged in {} places and had {} unfinished bytes: what others have \
+             of it is fetched from the fleet",
             dir.display(),
             recovered.damaged,
             recovered.torn_bytes
