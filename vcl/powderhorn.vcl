@@ -33,7 +33,7 @@
 #	202	"Not yet everywhere": X-Powderhorn-Wait was too short for some node. "Not waited for": it is
 #		no duration, or 256 others were waiting. Sent to all nodes all the same
 #	400	the request cannot be done: the body says why
-#	405	the client is not one of powderhorn_purgers
+#	405	the client is not one of powderhorn_purgers, or a proxy has passed the request on
 #	503	"Not purged everywhere": the body says why, and what has been done; send it again. "Purged,
 #		but not in the journal": the config says journal.require, and the disk does not work,
 #		or was slower than journal.wait; applied here and sent, but maybe lost if this node
@@ -68,6 +68,11 @@ sub vcl_recv {
 		# To vcl_pass, by when vcl_hash has said which object is meant.
 		return (pass);
 	}
+	# builtin.vcl would send what it does not know on to the backend, which may be a cache that takes it for ours.
+	if (req.method == "BAN" || req.method == "PURGEKEYS") {
+		call powderhorn_admit;
+		return (synth(400, "This takes powderhorn_clients.vcl, or a file beside it"));
+	}
 	call powderhorn_forget;
 }
 
@@ -92,7 +97,9 @@ sub powderhorn_forget {
 sub powderhorn_admit {
 	call powderhorn_forget;
 	set req.http.X-Powderhorn-Answer = "text";
-	if (client.ip !~ powderhorn_purgers) {
+	# varnishd adds the connection's address to X-Forwarded-For: with two in it, a proxy has passed this on, and
+	# the address that is looked at is the proxy's.
+	if (client.ip !~ powderhorn_purgers || req.http.X-Forwarded-For ~ ",") {
 		return (synth(405, "Not allowed to purge"));
 	}
 	# Some clients ask the cache by its own address, an IP address or a name without a dot, to purge what
@@ -126,7 +133,7 @@ sub powderhorn_answer {
 
 sub powderhorn_look {
 	call powderhorn_forget;
-	if (client.ip !~ powderhorn_purgers) {
+	if (client.ip !~ powderhorn_purgers || req.http.X-Forwarded-For ~ ",") {
 		return (synth(403, "Not allowed"));
 	}
 	if (req.url ~ "^/\.powderhorn/purge/") {
@@ -151,7 +158,10 @@ sub powderhorn_look {
 
 sub vcl_pass {
 	# Asked once more: other code may pass a PURGE.
-	if (req.method == "PURGE" && client.ip ~ powderhorn_purgers) {
+	if (req.method == "PURGE") {
+		if (client.ip !~ powderhorn_purgers || req.http.X-Forwarded-For ~ ",") {
+			return (synth(405, "Not allowed to purge"));
+		}
 		set req.http.X-Powderhorn-Id = powderhorn.purge_hash();
 		call powderhorn_answer;
 	}

@@ -112,6 +112,9 @@ sub powderhorn_ban_forms {
 			return (synth(400, "Headers of two clients"));
 		}
 		if (req.http.Cache-Tags ~ "[][(){}^$*+?\\]") {
+			if (req.http.Purge-Cache-Tags) {
+				return (synth(400, "Headers of two clients"));
+			}
 			# No tag of Drupal's has any of these.
 			set req.http.X-Powderhorn-Id = powderhorn.ban_header("Cache-Tags", req.http.Cache-Tags);
 		} else {

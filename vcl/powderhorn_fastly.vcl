@@ -25,12 +25,16 @@ sub vcl_recv {
 			call powderhorn_host;
 			# To vcl_pass, by when vcl_hash has said which object is meant.
 			return (pass);
-		} elsif (req.url ~ "/purge_all(\?|$)") {
+		} elsif (req.url ~ "^/service/[^/]+/purge_all(\?|$)") {
 			set req.http.X-Powderhorn-Id = powderhorn.purge_all();
-		} elsif (req.url ~ "/purge/") {
+		} elsif (req.url ~ "^/service/[^/]+/purge/") {
+			# One key: nothing in it may end it, or make two of it.
+			if (req.url ~ "%(00|20|2[cC])") {
+				return (synth(400, "No key has that"));
+			}
 			set req.http.X-Powderhorn-Id = powderhorn.purge_key(
 			    blob.transcode(decoding = URL, encoding = IDENTITY,
-			    encoded = regsub(req.url, "^.*/purge/([^?]*).*$", "\1")),
+			    encoded = regsub(req.url, "^/service/[^/]+/purge/([^?]*).*$", "\1")),
 			    soft = req.http.Fastly-Soft-Purge ~ ".");
 		} else {
 			set req.http.X-Powderhorn-Keys = req.http.Surrogate-Key;
@@ -55,7 +59,8 @@ sub vcl_recv {
 
 sub vcl_pass {
 	# Asked once more: other code may pass a request that claims this.
-	if (req.http.X-Powderhorn-Answer == "json" && client.ip ~ powderhorn_purgers) {
+	if (req.http.X-Powderhorn-Answer == "json" && client.ip ~ powderhorn_purgers &&
+	    req.http.X-Forwarded-For !~ ",") {
 		set req.http.X-Powderhorn-Id = powderhorn.purge_hash(soft = req.http.Fastly-Soft-Purge ~ ".");
 		call powderhorn_answer;
 	}
@@ -65,7 +70,7 @@ sub vcl_pass {
 sub powderhorn_fastly_admit {
 	call powderhorn_forget;
 	set req.http.X-Powderhorn-Answer = "json";
-	if (client.ip !~ powderhorn_purgers) {
+	if (client.ip !~ powderhorn_purgers || req.http.X-Forwarded-For ~ ",") {
 		return (synth(405, "Not allowed to purge"));
 	}
 }

@@ -14,7 +14,9 @@ sub vcl_recv {
 	if (req.restarts == 0) {
 		unset req.http.X-Powderhorn-Refresh;
 		if (req.method == "GET" && req.esi_level == 0 && req.http.Cache-Control ~ "(?i)no-cache" &&
-		    client.ip ~ powderhorn_purgers) {
+		    client.ip ~ powderhorn_purgers && req.http.X-Forwarded-For !~ ",") {
+			# What is hashed is to be what a lookup hashes.
+			call powderhorn_host;
 			set req.http.X-Powderhorn-Refresh = "yes";
 			# To vcl_purge, by when vcl_hash has said which object is meant.
 			return (purge);
