@@ -50,7 +50,9 @@ fn the_verdict_tells_of_a_cut_and_of_its_end() {
             && status
                 .verdict
                 .starts_with("1 of 2 peers not heard: node-2 (")
-            && status.verdict.contains(" applied on 2 of 3 nodes")
+            && status
+                .verdict
+                .contains("what these 2 of 3 nodes issued more than ")
             && (worst.name.as_str(), worst.state) == ("node-2", "silent")
     });
     // The other side says so, too, and never "all".

@@ -269,9 +269,12 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
-        if let Some(sent) = echoed {
+        peer.hop = echoed.map(|sent| {
             let delay = Duration::from_micros(digest.echo_delay_us);
-            peer.sample_rtt(now.since(sent).saturating_sub(delay));
+            now.since(sent).saturating_sub(delay)
+        });
+        if let Some(hop) = peer.hop {
+            peer.sample_rtt(hop);
         }
         peer.digest_heard = Some((digest.round, now));
         let (in_transit, own_stamp) = (peer.rtt_or_guess() + PUSH_SLACK, self.own.epoch.stamp);

@@ -235,12 +235,23 @@ impl<S: Store, R: RngCore> Core<S, R> {
         Standing {
             stream: self.own.epoch.random as u16,
             flags: self.news.health | unsupported,
-            issued: self.streams.get(&self.own).map_or(0, |stream| stream.top),
+            issued: self.issued_of_late(now),
             complete_ms: complete.map(age_ms),
             nodes,
             lacking,
             retention_ms: evicted.filter(|ms| *ms < retention_ms),
         }
+    }
+
+    /// The last seq of the own stream, while it is to be had: who has not got what has expired everywhere never
+    /// will, and may not know the stream.
+    fn issued_of_late(&self, now: Time) -> u64 {
+        let own = self.streams.get(&self.own);
+        let own = own.filter(|stream| {
+            let expired = now - self.config.retention;
+            !stream.held.is_empty() || stream.last_born.is_some_and(|born| born >= expired)
+        });
+        own.map_or(0, |stream| stream.top)
     }
 
     /// Looks, once a round, what is lacking, and whether what was awaited has come.
@@ -295,7 +306,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(peer) = self.peers.get_mut(&from) else {
             return;
         };
-        let hop = peer.rtt_or_guess();
+        // It may have waited in a buffer, as long as the digest that it came with may have been under way.
+        let hop = peer.hop.unwrap_or_default().max(peer.rtt_or_guess());
         if news.wall_ms > 0 && own_wall_ms > 0 {
             let there = news.wall_ms.min(SEQ_MAX) as i64 + hop.as_millis() as i64 / 2;
             peer.clock_skew_ms = Some(there - own_wall_ms.min(SEQ_MAX) as i64);

@@ -44,6 +44,9 @@ pub(crate) struct Peer {
     pub heard: Option<Time>,
     pub up: bool,
     pub rtt: Option<Duration>,
+    /// What the last digest and the one that it echoed took together, if that is known: the digest, and what came
+    /// with it, may be so old.
+    pub hop: Option<Duration>,
     /// By how much its wall clock is ahead of this node's, within half a round trip.
     pub clock_skew_ms: Option<i64>,
 
@@ -83,6 +86,7 @@ impl Peer {
             heard: None,
             up: false,
             rtt: None,
+            hop: None,
             clock_skew_ms: None,
 
             digest_heard: None,

@@ -174,6 +174,59 @@ fn a_node_that_starts_again_is_believed_again() {
     }
 }
 
+/// Who has issued something, once, must not be waited for when that has expired everywhere.
+#[test]
+fn what_has_expired_is_not_waited_for() {
+    let config = Config {
+        retention: secs(60),
+        join_margin: secs(5),
+        ..Config::default()
+    };
+    let mut fleet = Fleet::new(10, 4, &config);
+    fleet.settle();
+    for _ in 0..5 {
+        fleet.issue(1);
+    }
+    fleet.run(secs(100));
+    fleet.restart(2);
+    fleet.run(secs(20));
+    for viewer in 0..4 {
+        assert!(everywhere(&fleet, viewer).is_some_and(|oldest| oldest < secs(5)));
+    }
+    // Until all have forgotten the stream.
+    fleet.run(secs(400));
+    for viewer in 0..4 {
+        assert!(everywhere(&fleet, viewer).is_some_and(|oldest| oldest < secs(5)));
+    }
+}
+
+/// News that waited in a frozen node's socket is as old as it is.
+#[test]
+fn what_waited_in_a_socket_is_not_taken_for_new() {
+    for seed in 0..5 {
+        let mut fleet = Fleet::new(seed, 3, &Config::default());
+        fleet.run(secs(10));
+        fleet.freeze(2);
+        fleet.run(secs(5));
+        // From now on its socket is full.
+        fleet.cut(&[2], &[0, 1], true);
+        for n in 0..20 {
+            fleet.issue(n % 2);
+            fleet.run(secs(1));
+        }
+        fleet.thaw(2);
+        for _ in 0..10 {
+            assert_true(&fleet);
+            fleet.run(ms(100));
+        }
+        fleet.cut(&[2], &[0, 1], false);
+        for _ in 0..50 {
+            assert_true(&fleet);
+            fleet.run(ms(100));
+        }
+    }
+}
+
 #[test]
 fn too_little_room_is_told() {
     let config = Config {

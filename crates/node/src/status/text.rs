@@ -188,6 +188,11 @@ impl Status {
             troubles.push(format!("a single node, {applied}"));
         } else {
             troubles.push(match (reach.applied_ms, reach.known) {
+                (Some(ms), known @ 2..) if known < reach.nodes => format!(
+                    "what these {known} of {} nodes issued more than {} ago is applied on them",
+                    reach.nodes,
+                    seconds(ms)
+                ),
                 (Some(ms), 2..) => format!(
                     "all purges older than {} applied on {} of {} nodes",
                     seconds(ms),
