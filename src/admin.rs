@@ -304,6 +304,10 @@ fn url_purge(url: &[u8], host: &[u8]) -> Result<Purge, Answer> {
     if url.is_empty() || host.is_empty() {
         return Err(Answer::parameter("a URL and a host are needed"));
     }
+    if !url.starts_with(b"/") || host.contains(&b'/') {
+        let problem = "a URL begins with a slash, and a host has none";
+        return Err(Answer::parameter(problem));
+    }
     let digest = host::url_digest(url, &host::normalise_host(host));
     Ok(Purge::Digest(digest))
 }

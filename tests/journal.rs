@@ -191,14 +191,16 @@ fn purge_until_it_dies(fleet: &Fleet, node: usize, round: usize, answered: &Mute
     for n in (0..).step_by(PIPELINE) {
         let url = |n: usize| format!("/sealed/{round}/{n}");
         let purges: Vec<_> = (n..n + PIPELINE).map(|n| Request::purge(url(n))).collect();
-        let Ok(answers) = client.pipeline(&purges) else {
-            return;
-        };
+        // The last answers before the end are those that matter most.
+        let (answers, result) = client.pipeline_until_error(&purges);
         let mut answered = answered.lock().unwrap_or_else(PoisonError::into_inner);
         for answer in answers {
             let id = answer.header(ID_HEADER).expect("each is taken").to_owned();
             let (stream, seq) = id.rsplit_once(':').expect("an id");
             answered.insert(stream.to_owned(), seq.parse().expect("a seq"));
+        }
+        if result.is_err() {
+            return;
         }
     }
 }

@@ -66,7 +66,12 @@ fn fill(mut file: &File, digits: &str) -> io::Result<Readers> {
             Err(error) => Readers::Owner(format!("the file cannot be given to it: {error}")),
         },
     };
-    file.set_permissions(Permissions::from_mode(0o640))?;
+    // Another group than varnishd's has no business in it.
+    let mode = match &readers {
+        Readers::Group => 0o640,
+        Readers::Owner(_) => 0o600,
+    };
+    file.set_permissions(Permissions::from_mode(mode))?;
     Ok(readers)
 }
 

@@ -162,6 +162,15 @@ impl Client {
     /// A connection that had been idle and turns out to be closed is replaced, and the batch sent
     /// again, once.
     pub fn pipeline(&mut self, requests: &[Request]) -> Result<Vec<Response>, HttpError> {
+        let (responses, result) = self.pipeline_until_error(requests);
+        result.map(|()| responses)
+    }
+
+    /// The same, with the answers that came before an error.
+    pub fn pipeline_until_error(
+        &mut self,
+        requests: &[Request],
+    ) -> (Vec<Response>, Result<(), HttpError>) {
         let reused = self.stream.is_some();
         let mut out = Vec::with_capacity(requests.len() * 128);
         for request in requests {
@@ -184,7 +193,7 @@ impl Client {
         if result.is_err() {
             self.stream = None;
         }
-        result.map(|()| responses)
+        (responses, result)
     }
 
     fn exchange(
