@@ -54,7 +54,8 @@ pub fn install() -> io::Result<()> {
                     continue;
                 }
                 eprintln!("\ninterrupted: ending what was started");
-                end_all();
+                // Who waits for the list must not end this process as if it had failed by itself.
+                let _kept = end_all();
                 std::process::exit(128 + signal);
             }
         })?;
@@ -75,8 +76,8 @@ pub fn wait_for_signal() {
     *arrived = false;
 }
 
-fn end_all() {
-    // The lock is kept: nothing may be started any more.
+/// Ends all. While what it returns lives, nothing can be started, or forgotten, any more.
+fn end_all() -> MutexGuard<'static, Started> {
     let started = started();
     for &manager in &started.managers {
         let _ = kill_process(manager, Signal::TERM);
@@ -95,6 +96,7 @@ fn end_all() {
     for dir in &started.dirs {
         let _ = std::fs::remove_dir_all(dir);
     }
+    started
 }
 
 pub(crate) fn add_manager(manager: Pid) {
