@@ -68,11 +68,6 @@ sub vcl_recv {
 		# To vcl_pass, by when vcl_hash has said which object is meant.
 		return (pass);
 	}
-	# builtin.vcl would send what it does not know on to the backend, which may be a cache that takes it for ours.
-	if (req.method == "BAN" || req.method == "PURGEKEYS") {
-		call powderhorn_admit;
-		return (synth(400, "This takes powderhorn_clients.vcl, or a file beside it"));
-	}
 	call powderhorn_forget;
 }
 
@@ -164,6 +159,15 @@ sub vcl_pass {
 		}
 		set req.http.X-Powderhorn-Id = powderhorn.purge_hash();
 		call powderhorn_answer;
+	}
+}
+
+# builtin.vcl sends methods that it does not know on to the backend, which may be a cache that takes the purge for
+# this one's own.
+sub vcl_pipe {
+	if (req.method == "BAN" || req.method == "PURGEKEYS") {
+		call powderhorn_admit;
+		return (synth(400, "This takes powderhorn_clients.vcl, or a file beside it"));
 	}
 }
 
