@@ -4,7 +4,8 @@
 use std::time::Duration;
 
 use powderhorn_protocol::bounds::{
-    ACTIVE_ROUNDS, DIGEST_PARTS_MAX, PLAINTEXT_BYTES_MAX, REDUNDANT_AGE_MAX, REDUNDANT_MESSAGES_MAX,
+    ACTIVE_ROUNDS, DIGEST_PARTS_MAX, NEWS_SHARE_PERCENT, PLAINTEXT_BYTES_MAX, REDUNDANT_AGE_MAX,
+    REDUNDANT_MESSAGES_MAX,
 };
 use powderhorn_protocol::wire::{FRAME_HEAD_BYTES, HEADER_BYTES};
 
@@ -16,6 +17,10 @@ pub const ENTRY_BYTES: f64 = 29.0;
 const DIGEST_HEAD_BYTES: f64 = (HEADER_BYTES + FRAME_HEAD_BYTES + 1 + 6) as f64;
 /// Room for entries in one datagram, less half an entry that would not fit.
 const DIGEST_ROOM_BYTES: f64 = PLAINTEXT_BYTES_MAX as f64 - DIGEST_HEAD_BYTES - 24.0 - 28.0;
+/// A node's entry in the news: its name, the news' age, and a standing in which nothing is lacking.
+const NEWS_ENTRY_BYTES: f64 = 20.0;
+/// What comes before these: frame and the sender's wall clock.
+const NEWS_HEAD_BYTES: f64 = (FRAME_HEAD_BYTES + 6) as f64;
 
 /// A fleet in which every node issues purges.
 #[derive(Clone, Copy, Debug)]
@@ -48,15 +53,20 @@ impl Model {
     }
 
     /// A digest names active streams, in up to four datagrams of which a quarter of one is kept for
-    /// others, and quiet streams in the room that is left: beyond some size it does not grow.
+    /// others, and quiet streams in the room that is left beside what is kept for news. These fill the rest.
+    /// Beyond some size of the fleet it does not grow.
     pub fn digest(&self, nodes: f64) -> Digest {
         let most = DIGEST_PARTS_MAX as f64;
         let active = self.active_streams(nodes) * ENTRY_BYTES;
         let datagrams = (active / DIGEST_ROOM_BYTES).ceil().clamp(1.0, most);
-        let entries = (nodes * ENTRY_BYTES).min(datagrams * DIGEST_ROOM_BYTES);
+        let active = active.min((most - 0.25) * DIGEST_ROOM_BYTES);
+        let left = datagrams * DIGEST_ROOM_BYTES - active;
+        let news = NEWS_HEAD_BYTES + nodes * NEWS_ENTRY_BYTES;
+        let kept = news.min(DIGEST_ROOM_BYTES * NEWS_SHARE_PERCENT as f64 / 100.0);
+        let quiet = (nodes * ENTRY_BYTES - active).clamp(0.0, (left - kept).max(0.0));
         Digest {
             datagrams,
-            bytes: datagrams * DIGEST_HEAD_BYTES + entries,
+            bytes: datagrams * DIGEST_HEAD_BYTES + active + quiet + news.min(left - quiet),
         }
     }
 
