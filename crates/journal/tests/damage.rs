@@ -200,29 +200,55 @@ fn a_changed_byte_of_a_log_costs_its_message_at_most() {
     assert!(lossy > places / 2, "{lossy} of {places}");
 }
 
+/// The first segment of a journal, to be changed in copies of it.
+struct Original<'a> {
+    dir: &'a Dir,
+    written: &'a Written,
+    name: std::ffi::OsString,
+    content: Vec<u8>,
+    footer: usize,
+}
+
+impl<'a> Original<'a> {
+    fn new(dir: &'a Dir, written: &'a Written) -> Original<'a> {
+        let segment = dir.files("seg").remove(0);
+        let content = fs::read(&segment).unwrap();
+        Original {
+            dir,
+            written,
+            name: segment.file_name().unwrap().to_owned(),
+            footer: footer_at(&content),
+            content,
+        }
+    }
+
+    /// Opens a copy that is changed at a byte, or from there on: how many messages are lost, and the rest.
+    fn changed(&self, copied: &Dir, at: usize, change: impl FnOnce(&mut [u8])) -> (usize, Outcome) {
+        copy(self.dir, &copied.0);
+        let mut changed = self.content.clone();
+        change(&mut changed);
+        fs::write(copied.0.join(&self.name), &changed).unwrap();
+        let outcome = check(copied, self.written, &format!("byte {at}"));
+        (self.written.len() - outcome.held, outcome)
+    }
+}
+
 #[test]
 fn a_changed_byte_of_a_segment_costs_its_message_at_most() {
     let (dir, flipped) = (Dir::new(), Dir::new());
     let written = segments(&dir);
-    let segment = dir.files("seg").remove(0);
-    let name = segment.file_name().unwrap().to_owned();
-    let content = fs::read(&segment).unwrap();
-    let footer = footer_at(&content);
+    let original = Original::new(&dir, &written);
+    let (footer, end) = (original.footer, original.content.len());
     // All of the header and of the first block's head, footer and trailer; samples of the rest.
     let places = (0..200)
         .step_by(5)
         .chain((200..20_000).step_by(197))
         .chain((20_000..footer).step_by(17_111))
-        .chain((footer..content.len()).step_by(16))
-        .chain(content.len() - 20..content.len());
+        .chain((footer..end).step_by(16))
+        .chain(end - 20..end);
     let (mut lossy, mut lossless) = (0, 0);
     for at in places {
-        copy(&dir, &flipped.0);
-        let mut changed = content.clone();
-        changed[at] ^= 0x10;
-        fs::write(flipped.0.join(&name), &changed).unwrap();
-        let outcome = check(&flipped, &written, &format!("byte {at}"));
-        let lost = written.len() - outcome.held;
+        let (lost, outcome) = original.changed(&flipped, at, |bytes| bytes[at] ^= 0x10);
         assert!(lost <= 1, "byte {at}: {lost} lost");
         if (16..footer).contains(&at) {
             assert_eq!(outcome.damaged, 1, "byte {at}: {lost} lost");
@@ -241,19 +267,13 @@ fn a_changed_byte_of_a_segment_costs_its_message_at_most() {
 fn a_segment_without_a_footer_loses_no_more() {
     let (dir, flipped) = (Dir::new(), Dir::new());
     let written = segments(&dir);
-    let segment = dir.files("seg").remove(0);
-    let name = segment.file_name().unwrap().to_owned();
-    let content = fs::read(&segment).unwrap();
-    let footer = footer_at(&content);
+    let original = Original::new(&dir, &written);
+    let footer = original.footer;
     for at in (16..footer - 9_000).step_by(5_003) {
-        copy(&dir, &flipped.0);
-        let mut changed = content.clone();
-        changed[at] ^= 0x10;
-        changed[at + 9_000] ^= 0x10;
-        changed[footer + 20] ^= 0x10;
-        fs::write(flipped.0.join(&name), &changed).unwrap();
-        let outcome = check(&flipped, &written, &format!("byte {at}"));
-        let lost = written.len() - outcome.held;
+        let places = [at, at + 9_000, footer + 20];
+        let (lost, outcome) = original.changed(&flipped, at, |bytes| {
+            places.into_iter().for_each(|at| bytes[at] ^= 0x10);
+        });
         assert!(lost <= 2, "byte {at}: {lost} lost");
         assert!(outcome.damaged >= 2, "byte {at}: {}", outcome.damaged);
     }
@@ -264,24 +284,16 @@ fn a_segment_without_a_footer_loses_no_more() {
 fn a_sector_that_is_gone_costs_what_was_in_it() {
     let (dir, zeroed) = (Dir::new(), Dir::new());
     let written = segments(&dir);
-    let segment = dir.files("seg").remove(0);
-    let name = segment.file_name().unwrap().to_owned();
-    let content = fs::read(&segment).unwrap();
-    let footer = footer_at(&content);
-    for at in (512..footer - 512).step_by(512 * 13) {
-        copy(&dir, &zeroed.0);
-        let mut changed = content.clone();
-        changed[at..at + 512].fill(0);
-        fs::write(zeroed.0.join(&name), &changed).unwrap();
-        let outcome = check(&zeroed, &written, &format!("byte {at}"));
-        let lost = written.len() - outcome.held;
+    let original = Original::new(&dir, &written);
+    let has_mark = |bytes: &[u8]| bytes.windows(4).any(|b| b == [0, 0xb1, 0x1c, 0x0e]);
+    for at in (512..original.footer - 512).step_by(512 * 13) {
+        let mut heads = false;
+        let (lost, _) = original.changed(&zeroed, at, |bytes| {
+            bytes[at..at + 512].fill(0);
+            heads = has_mark(&bytes[at - 512..at + 1024]);
+        });
         // The shortest record has 12 bytes; a block's heads and what names its stream may be in the sector.
-        let heads = changed[at - 512..at + 1024]
-            .windows(4)
-            .any(|bytes| bytes == [0, 0xb1, 0x1c, 0x0e]);
-        let gone = content[at..at + 512]
-            .windows(4)
-            .any(|bytes| bytes == [0, 0xb1, 0x1c, 0x0e]);
+        let gone = has_mark(&original.content[at..at + 512]);
         assert!(
             lost <= if heads || gone { 250 } else { 43 },
             "byte {at}: {lost} lost"
