@@ -1,41 +1,22 @@
 //! No id ever stands for two purges, with real processes: a node whose clock is set back, one that has lost its
 //! state directory, and machines that were cloned.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use powderhorn_fleet::fleet::{self, Fleet, Plan, START_TIMEOUT};
+use common::{alone, start};
+use powderhorn_fleet::fleet::{self, Fleet, START_TIMEOUT};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const ARRIVE_TIMEOUT: Duration = Duration::from_secs(45);
 /// What a clock is set back by.
 const BACK_S: u64 = 3_600;
 /// Purges of each node in each of its lives.
 const PURGES: usize = 40;
-
-/// One fleet at a time: each has the small machine for itself.
-fn alone() -> MutexGuard<'static, ()> {
-    static RUNNING: Mutex<()> = Mutex::new(());
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn start(nodes: usize) -> Fleet {
-    let vmod = fleet::find_vmod();
-    let vmod = vmod.expect("no libvmod_powderhorn.so: `cargo build` first, or set POWDERHORN_VMOD");
-    let fleet = Fleet::start(&Plan {
-        nodes,
-        relay_seed: Some(1),
-        vmod: Some(vmod),
-        vcl_dir: fleet::find_vcl_dir(),
-    });
-    let fleet = fleet.expect("a fleet");
-    fleet.wait_connected(CONNECT_TIMEOUT).expect("all meet");
-    fleet
-}
 
 /// Has all further processes of a node live an hour in the past.
 fn set_clock_back(fleet: &mut Fleet, node: usize) {

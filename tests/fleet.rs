@@ -4,40 +4,25 @@
 //! and the version in its body decide, never a counter of the nodes themselves. A failing run
 //! prints the seed of its network; `POWDERHORN_SEED=<seed>` runs the same faults again.
 
+mod common;
+
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher};
 use std::ops::Range;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
+use common::{CONNECT_TIMEOUT, alone, plan};
 use powderhorn_fleet::avalanche::Faults;
 use powderhorn_fleet::fleet::{self, Fleet, Plan, START_TIMEOUT};
 use powderhorn_fleet::http::{Client, Request, Response};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long the last purge may take to arrive once all were sent and all cuts healed.
 const CONVERGE_TIMEOUT: Duration = Duration::from_secs(45);
 /// Requests under way on one connection.
 const PIPELINE: usize = 50;
 /// Connections to one node while its cache is filled and checked.
 const CONNECTIONS: usize = 2;
-
-/// One fleet at a time: each has the small machine for itself.
-fn alone() -> MutexGuard<'static, ()> {
-    static RUNNING: Mutex<()> = Mutex::new(());
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn plan(nodes: usize, relay_seed: Option<u64>) -> Plan {
-    let vmod = fleet::find_vmod();
-    let vmod = vmod.expect("no libvmod_powderhorn.so: `cargo build` first, or set POWDERHORN_VMOD");
-    Plan {
-        nodes,
-        relay_seed,
-        vmod: Some(vmod),
-        vcl_dir: fleet::find_vcl_dir(),
-    }
-}
 
 fn seed() -> u64 {
     match std::env::var("POWDERHORN_SEED") {

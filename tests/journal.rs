@@ -1,17 +1,19 @@
 //! An acknowledged purge survives its node, with real processes: varnishds whose caches are killed, whose
 //! gossip is cut at that moment, and whose disks are full.
 
+mod common;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use powderhorn_fleet::fleet::{self, Fleet, ID_HEADER, Plan, START_TIMEOUT};
+use common::{CONNECT_TIMEOUT, alone, start};
+use powderhorn_fleet::fleet::{self, Fleet, ID_HEADER, START_TIMEOUT};
 use powderhorn_fleet::http::Request;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 const RECOVER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The kill that is meant is one whose signal is sent so soon after the last byte of the answer was read.
@@ -26,26 +28,6 @@ fn kills() -> usize {
         }
         Err(_) => 200,
     }
-}
-
-/// One fleet at a time: a kill is to be quick.
-fn alone() -> MutexGuard<'static, ()> {
-    static RUNNING: Mutex<()> = Mutex::new(());
-    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn start(nodes: usize) -> Fleet {
-    let vmod = fleet::find_vmod();
-    let vmod = vmod.expect("no libvmod_powderhorn.so: `cargo build` first, or set POWDERHORN_VMOD");
-    let fleet = Fleet::start(&Plan {
-        nodes,
-        relay_seed: Some(1),
-        vmod: Some(vmod),
-        vcl_dir: fleet::find_vcl_dir(),
-    });
-    let fleet = fleet.expect("a fleet");
-    fleet.wait_connected(CONNECT_TIMEOUT).expect("all meet");
-    fleet
 }
 
 fn knows(fleet: &Fleet, node: usize, id: &str) -> bool {

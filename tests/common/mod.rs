@@ -1,0 +1,35 @@
+//! Fleets of varnishds for the tests of whole processes.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use powderhorn_fleet::fleet::{self, Fleet, Plan};
+
+/// How long nodes may take to meet.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// One fleet at a time: each has the small machine for itself, and a kill is to be quick.
+pub fn alone() -> MutexGuard<'static, ()> {
+    static RUNNING: Mutex<()> = Mutex::new(());
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// So many nodes with the VMOD that was built; with a seed, behind a relay.
+pub fn plan(nodes: usize, relay_seed: Option<u64>) -> Plan {
+    let vmod = fleet::find_vmod();
+    let vmod = vmod.expect("no libvmod_powderhorn.so: `cargo build` first, or set POWDERHORN_VMOD");
+    Plan {
+        nodes,
+        relay_seed,
+        vmod: Some(vmod),
+        vcl_dir: fleet::find_vcl_dir(),
+    }
+}
+
+/// So many nodes behind a relay that does no harm by itself, all of which have met.
+pub fn start(nodes: usize) -> Fleet {
+    let fleet = Fleet::start(&plan(nodes, Some(1))).expect("a fleet");
+    fleet.wait_connected(CONNECT_TIMEOUT).expect("all meet");
+    fleet
+}
