@@ -142,8 +142,6 @@ pub struct NewsView {
     pub age: Duration,
     /// What it told then.
     pub standing: Standing,
-    /// Everything that it issued longer ago than this is applied at this node; `None` if that was never so.
-    pub applied_here: Option<Duration>,
 }
 
 impl Stream {
@@ -182,12 +180,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub fn news(&self, now: Time) -> impl Iterator<Item = NewsView> + '_ {
         let board = &self.news.board;
         board.places.iter().filter_map(move |&(node, place)| {
-            let (born, until) = (*board.born.get(place)?, *board.applied_until.get(place)?);
             Some(NewsView {
                 node,
-                age: now.since(born),
+                age: now.since(*board.born.get(place)?),
                 standing: board.told.get(place)?.standing,
-                applied_here: (until != NEVER_APPLIED).then(|| now.since(until)),
             })
         })
     }
