@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -78,7 +78,7 @@ pub fn issued(ids: MessageIds) {
 /// Names of nodes, as those who issue purges have none in them.
 #[derive(Default)]
 pub struct Names {
-    known: HashMap<NodeId, String>,
+    known: BTreeMap<NodeId, String>,
     asked: Option<Time>,
 }
 
@@ -109,17 +109,8 @@ impl Names {
     fn ask(&mut self) {
         self.asked = Some(boot_clock());
         let Ok(node) = runtime::node() else { return };
-        let status = node.status();
-        let ours = (status.node, status.name);
-        let theirs = status
-            .peers
-            .into_iter()
-            .filter_map(|peer| Some((peer.node?, peer.name)));
-        self.known = theirs
-            .chain([ours])
-            .filter(|(_, name)| !name.is_empty())
-            .filter_map(|(id, name)| Some((NodeId(u64::from_str_radix(&id, 16).ok()?), name)))
-            .collect();
+        self.known = node.names();
+        self.known.retain(|_, name| !name.is_empty());
     }
 }
 

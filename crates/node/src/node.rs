@@ -1,5 +1,6 @@
 //! A running node: the handle that the host holds, and what its threads share.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -404,6 +405,18 @@ impl Node {
     /// The state of this node and, as far as it knows, of its fleet.
     pub fn status(&self) -> Status {
         Status::take(&self.shared)
+    }
+
+    /// Names of nodes by their ids, this node's too. Not of nodes that have not been met, and those that nobody
+    /// has given a name have an empty one.
+    pub fn names(&self) -> BTreeMap<NodeId, String> {
+        crate::status::names(&self.shared, &self.shared.core.lock())
+    }
+
+    /// Whether both its threads run: else it receives or applies nothing.
+    pub fn works(&self) -> bool {
+        let threads = self.shared.threads();
+        threads.runtime == RuntimeState::Running && threads.applier == ApplierState::Running
     }
 
     /// Says which version is installed, which is not always the one that is loaded.

@@ -8,6 +8,7 @@ mod text;
 pub use fleet::FleetStatus;
 use fleet::Reached;
 pub(crate) use metrics::metrics;
+pub(crate) use peers::names;
 pub use peers::{PeerNews, PeerStatus};
 
 use std::collections::BTreeMap;
@@ -191,7 +192,7 @@ impl Status {
         let config = shared.config();
         let core = shared.core.lock();
         let now = sys::boot_clock();
-        let names = peers::names(shared, &core);
+        let names = names(shared, &core);
         let peers = peers::take(shared, &core, now, &names);
         let reach = FleetStatus::take(&core, now, peers.len(), &names);
         let by_node = nodes_by_id(shared, &core, &config.name);
@@ -213,24 +214,10 @@ impl Status {
             held = held.saturating_add(stream.held.count());
             wanted = wanted.saturating_add(stream.wanted);
         }
-        let mut counters: BTreeMap<_, _> = shared
-            .counters
-            .list()
-            .into_iter()
-            .map(|(name, _, value)| (name, value))
+        let counted = counted(shared, &core).into_iter();
+        let counters = counted
+            .map(|counter| (counter.name, counter.value))
             .collect();
-        counters.extend(
-            core.stats()
-                .list()
-                .into_iter()
-                .map(|(name, _, value)| (name, value)),
-        );
-        let journal = shared.journal.iter();
-        counters.extend(
-            journal
-                .flat_map(|journal| journal::list(&journal.counters()))
-                .map(|(name, _, _, value)| (name, value)),
-        );
         let ready = core.ready_count();
         let in_flight = in_flight(&core);
         let (keys, key_error) = shared.keys.lock().clone();
@@ -355,34 +342,36 @@ pub struct Counter {
     pub value: u64,
 }
 
-pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
+/// What the node, its journal and its core count.
+fn counted(shared: &Shared, core: &NodeCore) -> Vec<Counter> {
     let grows = |(name, help, value)| Counter {
         name,
         help,
         grows: true,
         value,
     };
+    let mut list: Vec<Counter> = shared.counters.list().into_iter().map(grows).collect();
+    let journal = shared.journal.iter();
+    let journal = journal.flat_map(|journal| journal::list(&journal.counters()));
+    list.extend(journal.map(|(name, help, grows, value)| Counter {
+        name,
+        help,
+        grows,
+        value,
+    }));
+    list.extend(core.stats().list().into_iter().map(grows));
+    list
+}
+
+pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
     let gauge = |name, help, value| Counter {
         name,
         help,
         grows: false,
         value,
     };
-    let mut list: Vec<Counter> = shared.counters.list().into_iter().map(grows).collect();
-    for (name, help, grows, value) in shared
-        .journal
-        .iter()
-        .flat_map(|j| journal::list(&j.counters()))
-    {
-        list.push(Counter {
-            name,
-            help,
-            grows,
-            value,
-        });
-    }
     let core = shared.core.lock();
-    list.extend(core.stats().list().into_iter().map(grows));
+    let mut list = counted(shared, &core);
     let up = core.peers().filter(|peer| peer.up).count() as u64;
     let wanted = core
         .streams()

@@ -1,11 +1,10 @@
 //! Streams, for people and for programs.
 
-use std::collections::BTreeMap;
-
 use powderhorn_protocol::ranges::RangeSet;
 use serde::Serialize;
 
 use crate::node::Node;
+use crate::status::names;
 
 /// Ranges shown of a stream: the newest; a stream in trouble may have thousands.
 const RANGES_MAX: usize = 64;
@@ -42,17 +41,8 @@ pub struct StreamStatus {
 impl Node {
     /// All streams that are known, in the order of their ids.
     pub fn streams(&self) -> Vec<StreamStatus> {
-        let peers = self.shared.peers();
         let core = self.shared.core.lock();
-        let mut names: BTreeMap<_, String> = core
-            .peers()
-            .filter_map(|view| {
-                let told = Some(view.name.clone()).filter(|name| !name.is_empty());
-                let listed = || peers.get(view.id).map(|member| member.name.clone());
-                Some((view.session?.node, told.or_else(listed)?))
-            })
-            .collect();
-        names.insert(self.shared.node, self.shared.config().name.clone());
+        let names = names(&self.shared, &core);
         core.streams()
             .map(|view| {
                 let (held_ranges, held_more) = newest(view.held);

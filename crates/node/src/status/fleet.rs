@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use powderhorn_protocol::id::NodeId;
 use powderhorn_protocol::time::Time;
+use powderhorn_protocol::wire::Standing;
 use serde::Serialize;
 
 use crate::node::NodeCore;
@@ -34,6 +35,8 @@ pub struct FleetStatus {
 
 /// What the news of all nodes comes to.
 pub(super) struct Reached {
+    /// Where this node stands.
+    own: Standing,
     /// Nodes whose news is fresh and says how far they are, this one counted.
     pub known: u64,
     /// All purges older than this are applied at those.
@@ -66,6 +69,7 @@ impl Reached {
         let said = said.get(..known).unwrap_or_default();
         let others = said.iter().filter(|(.., node)| *node != core.node());
         Reached {
+            own,
             known: known as u64,
             applied_ms: said.iter().map(|(_, applied_ms, ..)| *applied_ms).max(),
             oldest: others.map(|&(_, _, age_ms, node)| (age_ms, node)).max(),
@@ -81,6 +85,7 @@ impl FleetStatus {
         names: &BTreeMap<NodeId, String>,
     ) -> FleetStatus {
         let Reached {
+            own,
             known,
             applied_ms,
             oldest,
@@ -91,7 +96,6 @@ impl FleetStatus {
                 .cloned()
                 .unwrap_or_else(|| node.to_string())
         };
-        let own = core.standing(now);
         FleetStatus {
             nodes: peers as u64 + 1,
             known,

@@ -126,8 +126,9 @@ fn told(configured: &str, told: &str) -> String {
     name.to_owned()
 }
 
-/// Names by node, for those of whom they are known.
-pub(super) fn names(shared: &Shared, core: &NodeCore) -> BTreeMap<NodeId, String> {
+/// Names by node, for those that have been met: as the configuration has it, else as the node tells it. Empty
+/// if neither does.
+pub(crate) fn names(shared: &Shared, core: &NodeCore) -> BTreeMap<NodeId, String> {
     let table = shared.peers();
     let name = |view: PeerView| {
         let configured = table.get(view.id).map_or("", |member| &member.name);
