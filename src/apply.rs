@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use powderhorn_engine::cache::{self, BanError, BanLine, Objects};
 use powderhorn_engine::index::ObjectId;
-use powderhorn_node::{Applier, Cache, IDLE_MAX, Job, Outcome, Purge, boot_clock};
+use powderhorn_node::{
+    Applier, Cache, IDLE_MAX, IssueError, Job, MessageIds, Node, Outcome, Purge, boot_clock,
+};
 
 use crate::adopt::Adoption;
 use crate::installed::Installed;
@@ -29,6 +31,24 @@ pub fn start(mut applier: Applier) {
             installed: Installed::default(),
         });
     });
+}
+
+/// Sends purges to the fleet and applies them here, on the calling thread, whose own `worker` is: their ids, and what
+/// became of them in this cache.
+pub fn issue(
+    node: &Node,
+    worker: Worker,
+    purges: &[Purge],
+) -> Result<(MessageIds, Outcome), IssueError> {
+    let ticket = node.issue_all(purges.to_vec())?;
+    let ids = ticket.ids();
+    // Should this panic, the ticket is dropped and the apply thread does it.
+    let outcome = apply_issued(worker, purges);
+    ticket.complete(outcome);
+    if outcome == Outcome::Applied {
+        records::issued(ids);
+    }
+    Ok((ids, outcome))
 }
 
 /// Applies purges that have just been issued, on the calling thread, whose own `worker` is.

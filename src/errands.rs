@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use powderhorn_node::{MessageIds, Node, Outcome, Purge};
 
 use crate::shim::Worker;
-use crate::{apply, engine, records, runtime};
+use crate::{apply, engine, runtime};
 
 /// How long the command line waits for the background thread, which is busy for milliseconds at most
 /// unless something is wrong.
@@ -82,16 +82,10 @@ fn issue(worker: Worker, purge: Purge) -> Result<MessageIds, String> {
     let engine = engine::get().map_err(|e| e.to_string())?;
     let cache = apply::VarnishCache::new(worker);
     engine.check(&cache, &purge).map_err(|e| e.to_string())?;
-    let purges = vec![purge];
-    let ticket = node.issue_all(purges.clone()).map_err(|e| e.to_string())?;
-    let ids = ticket.ids();
-    let outcome = apply::apply_issued(worker, &purges);
-    ticket.complete(outcome);
+    let issued = apply::issue(node, worker, &[purge]);
+    let (ids, outcome) = issued.map_err(|e| e.to_string())?;
     match outcome {
-        Outcome::Applied => {
-            records::issued(ids);
-            Ok(ids)
-        }
+        Outcome::Applied => Ok(ids),
         Outcome::Failed => Err(format!(
             "{ids} was sent to the fleet, but is not applied here yet: it is tried again"
         )),

@@ -329,20 +329,16 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
         })?;
     }
     let id = Space::take(ctx, IdText::BYTES_MAX)?;
-    let ticket = match node.issue_all(purges.clone()) {
-        Ok(ticket) => ticket,
+    let (ids, outcome) = match apply::issue(node, worker, &purges) {
+        Ok(issued) => issued,
         Err(error @ (IssueError::Refused(PurgeError::Busy) | IssueError::Stopping)) => {
             apply::apply_issued(worker, &purges);
             return Err(here_only(error));
         }
         Err(error) => return Err(Problem::Log(error.to_string())),
     };
-    let ids = ticket.ids();
-    // Should this panic, the ticket is dropped and the apply thread does it.
-    let outcome = apply::apply_issued(worker, &purges);
-    ticket.complete(outcome);
     match outcome {
-        Outcome::Applied => records::issued(ids),
+        Outcome::Applied => {}
         Outcome::Failed => {
             let problem = "sent to the fleet, but not applied here yet: it is tried again";
             return Err(Problem::Log(problem.to_owned()));
