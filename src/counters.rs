@@ -140,7 +140,9 @@ pub fn refresh() {
     let figures = figures();
     let value = |name| figures.get(name).map_or(0, |figure| figure.value);
     // So that it is known to the second since when the fleet is well, whenever somebody asks.
-    director::note(value("peers") == 0 || value("peers_up") > 0);
+    if let Ok(node) = runtime::node() {
+        director::look(node, value("peers"), value("peers_up"));
+    }
     for (name, figure) in figures {
         let place = segment.places.get(name);
         if let Some(value) = place.and_then(|place| segment.values.get(*place)) {

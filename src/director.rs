@@ -6,7 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use powderhorn_node::Status;
+use powderhorn_node::{Node, Status};
 use serde_json::json;
 use varnish::ffi::vrt_ctx;
 
@@ -35,18 +35,28 @@ fn nodes(status: &Status) -> (usize, usize) {
     (1 + up.count(), 1 + status.peers.len())
 }
 
-/// Whether purges get through: this node works, and hears of another one if there is one.
-fn well(status: &Status) -> bool {
+/// Whether purges get through: this node works, and of its peers, if it has any, one at least is up.
+fn well(works: bool, peers: u64, peers_up: u64) -> bool {
+    works && (peers == 0 || peers_up > 0)
+}
+
+fn is_well(status: &Status) -> bool {
     let (up, all) = nodes(status);
-    status.runtime == "running" && status.applier == "running" && (all == 1 || up > 1)
+    let works = status.runtime == "running" && status.applier == "running";
+    well(works, all as u64 - 1, up as u64 - 1)
 }
 
 fn healthy() -> (bool, f64) {
-    note(runtime::node().is_ok_and(|node| well(&node.status())))
+    note(runtime::node().is_ok_and(|node| is_well(&node.status())))
+}
+
+/// Notes how a node and its peers are, without a look at all the rest of its status.
+pub fn look(node: &Node, peers: u64, peers_up: u64) {
+    note(well(node.works(), peers, peers_up));
 }
 
 /// Notes whether all is well now; since when that is so.
-pub fn note(now: bool) -> (bool, f64) {
+fn note(now: bool) -> (bool, f64) {
     let mut health = HEALTH.lock();
     match *health {
         Some((before, since)) if before == now => (before, since),
@@ -62,7 +72,7 @@ fn wall_clock_s() -> f64 {
 fn list(listing: Listing) -> String {
     let status = runtime::node().ok().map(|node| node.status());
     let (up, all) = status.as_ref().map_or((0, 0), nodes);
-    let health = match status.as_ref().is_some_and(well) {
+    let health = match status.as_ref().is_some_and(is_well) {
         true => "healthy",
         false => "sick",
     };
