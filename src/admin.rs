@@ -123,11 +123,12 @@ pub fn fit(value: &mut Value, room: usize) -> Option<String> {
     loop {
         let fields = value.as_object_mut()?;
         fields.insert("left_out".to_owned(), left_out.clone().into());
-        let text = Value::Object(fields.clone()).to_string();
+        let text = value.to_string();
         if text.len() <= room {
             return Some(text);
         }
-        let longest = fields
+        let longest = value
+            .as_object_mut()?
             .iter_mut()
             .filter_map(|(name, field)| Some((name, field.as_array_mut()?)))
             .max_by_key(|(_, list)| list.len());
