@@ -92,15 +92,19 @@ sub powderhorn_forget {
 sub powderhorn_admit {
 	call powderhorn_forget;
 	set req.http.X-Powderhorn-Answer = "text";
-	# varnishd adds the connection's address to X-Forwarded-For: with two in it, a proxy has passed this on, and
-	# the address that is looked at is the proxy's.
-	if (client.ip !~ powderhorn_purgers || req.http.X-Forwarded-For ~ ",") {
-		return (synth(405, "Not allowed to purge"));
-	}
+	call powderhorn_keep_out;
 	# Some clients ask the cache by its own address, an IP address or a name without a dot, to purge what
 	# it has of a site, and name no site.
 	if (req.http.Host !~ "\." || req.http.Host ~ "^([0-9.]+|\[.*)(:[0-9]+)?$") {
 		set req.http.X-Powderhorn-Any-Host = "yes";
+	}
+}
+
+# varnishd adds the connection's address to X-Forwarded-For: with two in it, a proxy has passed this on, and the
+# address that is looked at is the proxy's.
+sub powderhorn_keep_out {
+	if (client.ip !~ powderhorn_purgers || req.http.X-Forwarded-For ~ ",") {
+		return (synth(405, "Not allowed to purge"));
 	}
 }
 
@@ -154,9 +158,7 @@ sub powderhorn_look {
 sub vcl_pass {
 	# Asked once more: other code may pass a PURGE.
 	if (req.method == "PURGE") {
-		if (client.ip !~ powderhorn_purgers || req.http.X-Forwarded-For ~ ",") {
-			return (synth(405, "Not allowed to purge"));
-		}
+		call powderhorn_keep_out;
 		set req.http.X-Powderhorn-Id = powderhorn.purge_hash();
 		call powderhorn_answer;
 	}

@@ -70,9 +70,7 @@ sub vcl_pass {
 sub powderhorn_fastly_admit {
 	call powderhorn_forget;
 	set req.http.X-Powderhorn-Answer = "json";
-	if (client.ip !~ powderhorn_purgers || req.http.X-Forwarded-For ~ ",") {
-		return (synth(405, "Not allowed to purge"));
-	}
+	call powderhorn_keep_out;
 }
 
 sub vcl_synth {
