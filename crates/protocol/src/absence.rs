@@ -74,7 +74,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             // Only the origin knows what there will be: while it is there, nobody else is believed.
             let origin = |peer: &Peer| peer.is_up_as(entry.stream.node);
             believed = believed
-                && (self.peers.get(&from).is_some_and(origin) || !self.peers.values().any(origin));
+                && (self.peers.get(from).is_some_and(origin) || !self.peers.values().any(origin));
         } else {
             // Peers speak of it, so its end is not long ago. A cache that was there before should have
             // heard of it.
@@ -137,11 +137,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
             && self
                 .peers
                 .keys()
-                .all(|peer| absence.answered.contains(peer));
+                .all(|peer| absence.answered.contains(&peer));
         (absence.expired_below > absence.seq || all_without_room)
             && self.round.saturating_sub(absence.since) >= EVIDENCE_ROUNDS
             && absence.answered.len() >= up.min(EVIDENCE_MEMBERS)
-            && origins.all(|(peer, _)| absence.answered.contains(peer))
+            && origins.all(|(peer, _)| absence.answered.contains(&peer))
     }
 
     /// Looks at the evidence, once a round.

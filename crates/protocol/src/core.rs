@@ -19,7 +19,7 @@ use crate::config::Config;
 use crate::gossip::PendingSolicit;
 use crate::id::{Epoch, MessageId, MessageIds, NodeId, StreamId};
 use crate::news::Newsroom;
-use crate::peer::{Peer, PeerId, Session};
+use crate::peer::{Peer, PeerId, Peers, Session};
 use crate::purge::Purge;
 use crate::ranges::{RangeSet, total, width};
 use crate::receipts::Receipts;
@@ -253,7 +253,7 @@ pub struct Core<S, R> {
     pub(crate) store: S,
     pub(crate) rng: R,
     pub(crate) streams: BTreeMap<StreamId, Stream>,
-    pub(crate) peers: BTreeMap<PeerId, Peer>,
+    pub(crate) peers: Peers,
     /// The same peers by what they are at the moment.
     pub(crate) roster: Roster,
     counter: u64,
@@ -325,7 +325,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             store,
             rng,
             streams: BTreeMap::from([(own, Stream::new(0))]),
-            peers: BTreeMap::new(),
+            peers: Peers::default(),
             roster: Roster::default(),
             counter: 0,
             round: 0,
@@ -386,7 +386,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Forgets a peer. What it issued stays held until it expires.
     pub fn remove_peer(&mut self, peer: PeerId) {
-        if let Some(state) = self.peers.remove(&peer) {
+        if let Some(state) = self.peers.remove(peer) {
             self.roster.remove(peer, &state);
             if let Some(session) = &state.session {
                 self.forget_news(session.id.node);
@@ -572,7 +572,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             self.stats.misdirected += 1;
             return;
         }
-        let Some(peer) = self.peers.get_mut(&from) else {
+        let Some(peer) = self.peers.get_mut(from) else {
             self.stats.strangers += 1;
             return;
         };
@@ -593,7 +593,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             match frame {
                 // These two work before a session is proven: they are how it gets proven.
                 Frame::Challenge(challenge) => {
-                    if let Some(peer) = self.peers.get_mut(&from) {
+                    if let Some(peer) = self.peers.get_mut(from) {
                         peer.echo = Some((challenge.nonce, sender.instance));
                         if live || peer.session.is_none() {
                             peer.name = challenge.name.to_owned();
@@ -619,7 +619,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
         }
         let quiet = self.quiet();
-        let Some(peer) = self.peers.get_mut(&from) else {
+        let Some(peer) = self.peers.get_mut(from) else {
             return;
         };
         if refused {
@@ -651,13 +651,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
         counter: u64,
     ) -> bool {
         // A session lives at one address. An echo that comes by way of another was turned there.
-        let elsewhere = |id| id != from && self.peers.get(&id).is_some_and(|peer| peer.up);
+        let elsewhere = |id| id != from && self.peers.get(id).is_some_and(|peer| peer.up);
         if self.roster.with_session(sender).any(elsewhere) {
             return false;
         }
         let next_nonce = self.nonce();
         let size = self.config.replay_window;
-        let Some(peer) = self.peers.get_mut(&from).filter(|peer| peer.nonce == nonce) else {
+        let Some(peer) = self.peers.get_mut(from).filter(|peer| peer.nonce == nonce) else {
             return false;
         };
         peer.nonce = next_nonce;
@@ -889,7 +889,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     fn poll_control(&mut self, now: Time) -> Option<Transmit> {
         while let Some(id) = self.control.pop_first() {
-            let Some(peer) = self.peers.get_mut(&id) else {
+            let Some(peer) = self.peers.get_mut(id) else {
                 continue;
             };
             let echo = peer.echo.take();
@@ -1092,7 +1092,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let quiet = self.quiet();
         let mut events = Vec::new();
         for id in self.roster.due(now) {
-            let Some(peer) = self.peers.get_mut(&id) else {
+            let Some(peer) = self.peers.get_mut(id) else {
                 continue;
             };
             let silence = peer.heard.map_or(Duration::MAX, |heard| now.since(heard));
@@ -1128,7 +1128,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Two peers with one node id that were both heard after the other was proven both live.
     fn find_duplicates(&self, events: &mut Vec<Event>) {
-        let up = |id: &PeerId| self.peers.get(id).is_some_and(|peer| peer.up);
+        let up = |id: &PeerId| self.peers.get(*id).is_some_and(|peer| peer.up);
         for (node, mut ids) in self.roster.shared_nodes(self.node) {
             ids.retain(up);
             ids.sort_unstable();
@@ -1155,8 +1155,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     fn both_live(&self, first: PeerId, second: PeerId) -> bool {
         let heard_after = |a: PeerId, b: PeerId| {
-            let heard = self.peers.get(&a).and_then(|peer| peer.heard);
-            let proven = self.peers.get(&b).and_then(|peer| peer.session.as_ref());
+            let heard = self.peers.get(a).and_then(|peer| peer.heard);
+            let proven = self.peers.get(b).and_then(|peer| peer.session.as_ref());
             heard
                 .zip(proven)
                 .is_some_and(|(heard, session)| heard > session.proven)
@@ -1419,7 +1419,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// All peers, in the order of their numbers.
     pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
-        self.peers.iter().map(|(&id, peer)| PeerView {
+        self.peers.iter().map(|(id, peer)| PeerView {
             id,
             session: peer.session.as_ref().map(|session| session.id),
             name: peer.name.clone(),

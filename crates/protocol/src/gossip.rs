@@ -195,7 +195,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     fn queue_digest(&mut self, now: Time, to: PeerId, flags: u8, mut entries: Vec<u8>) {
         let round = self.round;
-        let Some(peer) = self.peers.get(&to) else {
+        let Some(peer) = self.peers.get(to) else {
             return;
         };
         let echo = peer.digest_heard.map_or((0, 0), |(heard_round, heard)| {
@@ -266,7 +266,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.stats.digests_in += 1;
         let jitter = self.jitter(SOLICIT_JITTER);
         let echoed = self.digest_sent(from, digest.echo_round);
-        let Some(peer) = self.peers.get_mut(&from) else {
+        let Some(peer) = self.peers.get_mut(from) else {
             return;
         };
         peer.hop = echoed.map(|sent| {
@@ -401,10 +401,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(origin) = stream.origin else { return };
         // The answer may be lost as well. Ask again, more and more slowly, until a round would have
         // come to pass; from there on it is the rounds' affair.
-        let rtt = self
-            .peers
-            .get(&origin)
-            .map_or(RTT_GUESS, Peer::rtt_or_guess);
+        let rtt = self.peers.get(origin).map_or(RTT_GUESS, Peer::rtt_or_guess);
         stream.gap_delay = (stream.gap_delay * 2).max(rtt * 2);
         let again = stream.gap_delay < self.config.round.max(rtt * 4) && stream.has_gaps();
         if again {
@@ -426,7 +423,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             stream.wanted_rev(all.clone()),
             stream.wanted(all),
         );
-        if picked.is_empty() || !self.peers.contains_key(&origin) {
+        if picked.is_empty() || !self.peers.contains(origin) {
             return;
         }
         match self.solicits.get_mut(&origin) {
@@ -452,7 +449,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let due = self.solicits.iter().find(|(_, pending)| pending.due <= now);
             let id = *due?.0;
             let pending = self.solicits.remove(&id)?;
-            let Some(peer) = self.peers.get(&id) else {
+            let Some(peer) = self.peers.get(id) else {
                 continue;
             };
             let (instance, until) = (peer.instance(), now + peer.repeat_after());
@@ -494,7 +491,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub(crate) fn handle_solicit(&mut self, now: Time, from: PeerId, solicit: Solicit<'_>) {
         self.stats.solicits_in += 1;
         let answered = self.digest_sent(from, solicit.round);
-        let Some(peer) = self.peers.get_mut(&from) else {
+        let Some(peer) = self.peers.get_mut(from) else {
             return;
         };
         if solicit.round != 0 {
@@ -529,7 +526,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 .next()
                 .map_or(u64::MAX, |range| *range.start());
             if asked_first < young {
-                if let Some(peer) = self.peers.get_mut(&from) {
+                if let Some(peer) = self.peers.get_mut(from) {
                     peer.floors.insert(entry.stream, young);
                     self.repairing.insert(from);
                 }
@@ -567,7 +564,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     // ---- repair ----
 
     fn queue_repair(&mut self, now: Time, to: PeerId, stream: StreamId, mut picked: RangeSet) {
-        let Some(peer) = self.peers.get_mut(&to) else {
+        let Some(peer) = self.peers.get_mut(to) else {
             return;
         };
         self.stats.repairs_repeated += peer.subtract_repaired(now, stream, &mut picked);
@@ -588,7 +585,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub(crate) fn retry_awaited(&mut self, round_is_over: bool) {
         self.awaited_at = Time::NEVER;
         for id in std::mem::take(&mut self.awaiting) {
-            let Some(peer) = self.peers.get_mut(&id) else {
+            let Some(peer) = self.peers.get_mut(id) else {
                 continue;
             };
             let awaited = std::mem::take(&mut peer.awaited);
@@ -610,7 +607,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let id = *next.or_else(|| self.repairing.first())?;
             self.last_repaired = Some(id);
             let round = self.round;
-            let Some(peer) = self.peers.get_mut(&id) else {
+            let Some(peer) = self.peers.get_mut(id) else {
                 self.repairing.remove(&id);
                 continue;
             };
@@ -641,7 +638,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// off the queue, so that the caller's loop ends.
     fn fill_repair(&mut self, now: Time, id: PeerId, mut payload: Vec<u8>) -> Vec<u8> {
         let round = self.round;
-        let Some(peer) = self.peers.get_mut(&id) else {
+        let Some(peer) = self.peers.get_mut(id) else {
             return payload;
         };
         while let Some((&stream, &seq)) = peer.floors.first_key_value() {

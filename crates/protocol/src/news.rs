@@ -299,7 +299,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     pub(crate) fn handle_news(&mut self, now: Time, from: PeerId, news: News<'_>) {
         let own_wall_ms = self.wall_ms(now);
-        let Some(peer) = self.peers.get_mut(&from) else {
+        let Some(peer) = self.peers.get_mut(from) else {
             return;
         };
         // It may have waited in a buffer, as long as the digest that it came with may have been under way.

@@ -175,3 +175,107 @@ impl Peer {
         self.repaired[0].entry(stream).or_default().insert(seq);
     }
 }
+
+/// All peers, in the order of their numbers, side by side in memory: each datagram begins with looking its
+/// sender up, and in a large fleet that is the memory of none of the lookups before.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(Vec<(PeerId, Peer)>);
+
+impl Peers {
+    /// Where a peer is, or where it would be.
+    fn find(&self, id: PeerId) -> Result<usize, usize> {
+        // Drivers number from 0: where nobody was removed, a peer's number is its place or the next one.
+        let end = self.0.len().min((id.0 as usize).saturating_add(1));
+        let head = self.0.get(..end).unwrap_or_default();
+        for (at, (other, _)) in head.iter().enumerate().rev().take(2) {
+            if *other == id {
+                return Ok(at);
+            }
+        }
+        head.binary_search_by_key(&id, |(id, _)| *id)
+    }
+
+    pub fn get(&self, id: PeerId) -> Option<&Peer> {
+        let at = self.find(id).ok()?;
+        self.0.get(at).map(|(_, peer)| peer)
+    }
+
+    pub fn get_mut(&mut self, id: PeerId) -> Option<&mut Peer> {
+        let at = self.find(id).ok()?;
+        self.0.get_mut(at).map(|(_, peer)| peer)
+    }
+
+    pub fn contains(&self, id: PeerId) -> bool {
+        self.find(id).is_ok()
+    }
+
+    /// Takes a peer in; one of that number is replaced.
+    pub fn insert(&mut self, id: PeerId, peer: Peer) {
+        self.remove(id);
+        if let Err(at) = self.find(id) {
+            self.0.insert(at, (id, peer));
+        }
+    }
+
+    pub fn remove(&mut self, id: PeerId) -> Option<Peer> {
+        let at = self.find(id).ok()?;
+        Some(self.0.remove(at).1)
+    }
+
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (PeerId, &Peer)> {
+        self.0.iter().map(|(id, peer)| (*id, peer))
+    }
+
+    pub fn keys(&self) -> impl Iterator<Item = PeerId> + '_ {
+        self.0.iter().map(|(id, _)| *id)
+    }
+
+    pub fn values(&self) -> impl Iterator<Item = &Peer> {
+        self.0.iter().map(|(_, peer)| peer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn peer(number: u32) -> Peer {
+        let mut peer = Peer::new(false, [0; 16], Time::from_us(0));
+        peer.rtt = Some(Duration::from_micros(number.into()));
+        peer
+    }
+
+    #[test]
+    fn peers_are_found_whatever_their_numbers() {
+        let mut peers = Peers::default();
+        let mut expected = BTreeMap::new();
+        // Dense, with holes, and far beyond the number of peers.
+        for number in [0, 1, 2, 3, 5, 4, 9, 1_000, 7, u32::MAX, 8, 2] {
+            peers.insert(PeerId(number), peer(number));
+            expected.insert(PeerId(number), number);
+        }
+        for gone in [1, 9, 6, 1_000, 0] {
+            let removed = peers.remove(PeerId(gone)).is_some();
+            assert_eq!(removed, expected.remove(&PeerId(gone)).is_some(), "{gone}");
+            assert!(peers.keys().eq(expected.keys().copied()));
+            for number in (0..20).chain([999, 1_000, 1_001, u32::MAX - 1, u32::MAX]) {
+                let id = PeerId(number);
+                let found = peers.get(id).and_then(|peer| peer.rtt);
+                let found = found.map(|rtt| rtt.as_micros() as u32);
+                assert_eq!(found, expected.get(&id).copied(), "{number} without {gone}");
+                assert_eq!(peers.contains(id), found.is_some());
+            }
+        }
+        assert_eq!(peers.len(), expected.len());
+    }
+}

@@ -235,7 +235,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub fn receipt(&self, ids: MessageIds) -> Option<Receipt> {
         let open = self.receipts.open.get(&(ids.stream, ids.first, ids.last))?;
         let messages = width(&(ids.first..=ids.last));
-        let of_peer = |&peer: &PeerId| {
+        let of_peer = |peer: PeerId| {
             let answer = open.answers.get(&peer);
             let state = match answer {
                 Some(answer) if answer.unsupported => ReceiptState::Unsupported,
@@ -345,7 +345,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.stats.receipts_in += 1;
         let rtt = self
             .peers
-            .get(&from)
+            .get(from)
             .map_or(Duration::ZERO, Peer::rtt_or_guess);
         let arrived_from = now - rtt / 2;
         for entry in all.entries() {
@@ -390,7 +390,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .filter(|(_, open)| open.ask_at <= now);
         for (&(stream, first, last), open) in due {
             open.ask_at = Time::NEVER;
-            for &peer in self.peers.keys() {
+            for peer in self.peers.keys() {
                 let unanswered = open.unanswered(peer, &(first..=last));
                 if unanswered.is_empty() {
                     continue;
@@ -433,7 +433,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     fn poll_ask_again(&mut self) -> Option<Transmit> {
         while let Some((peer, mut asks)) = self.receipts.again.pop_first() {
             // Who is down would not hear it; when it is up, it is asked at the next turn.
-            let Some(state) = self.peers.get(&peer).filter(|peer| peer.up) else {
+            let Some(state) = self.peers.get(peer).filter(|peer| peer.up) else {
                 continue;
             };
             let instance = state.instance();
@@ -488,7 +488,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if entries.is_empty() {
             return self.poll_answer(now);
         }
-        let instance = self.peers.get(&peer).map_or(0, Peer::instance);
+        let instance = self.peers.get(peer).map_or(0, Peer::instance);
         let mut payload = self.datagram(instance);
         wire::put_receipts(&mut payload, &entries);
         self.stats.receipts_out += 1;
