@@ -8,11 +8,31 @@ use powderhorn_protocol::time::Time;
 
 /// Events to come.
 pub struct Queue<T> {
-    /// (when, number of the event, its place in `events`).
-    order: BinaryHeap<Reverse<(Time, u64, u32)>>,
+    /// [`key`]s: a comparison of integers is most of what a simulation of many nodes does.
+    order: BinaryHeap<Reverse<u128>>,
     events: Vec<Option<T>>,
-    vacant: Vec<u32>,
+    vacant: Vec<usize>,
     next: u64,
+}
+
+/// Bits of a key for an event's place; as many events may be to come at a time.
+const PLACE_BITS: u32 = 26;
+/// Bits for its number: more than a million a second for a day.
+const NUMBER_BITS: u32 = 38;
+
+/// When, and then by number: what the order of events is, with the place in `events` at the end.
+fn key(time: Time, number: u64, place: usize) -> u128 {
+    assert!(
+        number >> NUMBER_BITS == 0 && place >> PLACE_BITS == 0,
+        "too many events"
+    );
+    // Times before the zero come first.
+    let time = (time.as_us() as u64) ^ (1 << 63);
+    (u128::from(time) << 64) | u128::from((number << PLACE_BITS) | place as u64)
+}
+
+fn time_of(key: u128) -> Time {
+    Time::from_us(((key >> 64) as u64 ^ (1 << 63)) as i64)
 }
 
 impl<T> Queue<T> {
@@ -30,16 +50,16 @@ impl<T> Queue<T> {
     pub fn push(&mut self, time: Time, event: T) {
         let slot = self.vacant.pop().unwrap_or_else(|| {
             self.events.push(None);
-            (self.events.len() - 1) as u32
+            self.events.len() - 1
         });
-        self.events[slot as usize] = Some(event);
-        self.order.push(Reverse((time, self.next, slot)));
+        self.events[slot] = Some(event);
+        self.order.push(Reverse(key(time, self.next, slot)));
         self.next += 1;
     }
 
     /// When the next event happens.
     pub fn peek(&self) -> Option<Time> {
-        self.order.peek().map(|Reverse((time, _, _))| *time)
+        self.order.peek().map(|Reverse(key)| time_of(*key))
     }
 
     /// The next event, if it happens at `end` or before.
@@ -47,9 +67,10 @@ impl<T> Queue<T> {
         if self.peek()? > end {
             return None;
         }
-        let Reverse((time, _, slot)) = self.order.pop()?;
+        let Reverse(key) = self.order.pop()?;
+        let slot = (key & ((1 << PLACE_BITS) - 1)) as usize;
         self.vacant.push(slot);
-        self.events[slot as usize].take().map(|event| (time, event))
+        self.events[slot].take().map(|event| (time_of(key), event))
     }
 
     /// How many events have been put in so far.
