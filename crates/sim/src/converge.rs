@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::recurrence::Recurrence;
-use crate::rounds::{CHAIN_NODES_MAX, Chain, Choice, Exchange, Legs, Start, simulate};
+use crate::rounds::{CHAIN_NODES_MAX, Chain, Choice, Exchange, Legs, Start, simulate_telling};
 
 /// Most nodes, rounds and runs that are accepted: far beyond what anybody waits for.
 const NODES_MAX: u32 = 10_000_000;
@@ -109,9 +109,17 @@ pub enum ConvergeError {
     ExactNodes(u32),
 }
 
+impl ConvergeArgs {
+    /// How many runs it is averaged over; 0 if it is computed.
+    pub fn count(&self) -> u64 {
+        self.runs.unwrap_or(0).into()
+    }
+}
+
 /// Computes the point. The answer has `coverage`, `residual` (1 − coverage; null where no `f64` is
 /// that small) and `residual_log10`, which is exact however small (null when nothing is lacking).
-pub fn run(args: &ConvergeArgs) -> Result<Value, ConvergeError> {
+/// `each` is called after each of the runs.
+pub fn run(args: &ConvergeArgs, each: &mut dyn FnMut()) -> Result<Value, ConvergeError> {
     let (exchange, start) = model(args)?;
     let mut answer = json!({
         "nodes": args.nodes,
@@ -128,7 +136,8 @@ pub fn run(args: &ConvergeArgs) -> Result<Value, ConvergeError> {
         },
     });
     let result = if let Some(runs) = args.runs {
-        let summary = simulate(&exchange, start, &[args.rounds], runs, args.seed)[0];
+        let rounds = [args.rounds];
+        let summary = simulate_telling(&exchange, start, &rounds, runs, args.seed, each)[0];
         json!({
             "model": "monte-carlo",
             "runs": runs,
@@ -255,7 +264,8 @@ mod tests {
 
     fn converge(line: &str) -> Result<Value, ConvergeError> {
         let words = std::iter::once("converge").chain(line.split_whitespace());
-        run(&Command::try_parse_from(words).expect("parses").args)
+        let args = Command::try_parse_from(words).expect("parses").args;
+        run(&args, &mut || ())
     }
 
     fn message(line: &str) -> String {

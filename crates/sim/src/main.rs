@@ -4,7 +4,7 @@
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -97,11 +97,17 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
             Ok(done.failures.is_empty())
         }
         Command::Converge(args) => {
-            say(&converge::run(&args)?.to_string())?;
+            let bar = bar(args.count());
+            let answer = converge::run(&args, &mut || bar.inc(1));
+            bar.finish_and_clear();
+            say(&answer?.to_string())?;
             Ok(true)
         }
         Command::Size(args) => {
-            say(&serde_json::to_string_pretty(&size::run(&args)?)?)?;
+            let bar = spinner("a fleet of this kind is being run");
+            let answer = size::run(&args);
+            bar.finish_and_clear();
+            say(&serde_json::to_string_pretty(&answer?)?)?;
             Ok(true)
         }
         Command::Footprint(args) => {
@@ -110,7 +116,18 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
             Ok(true)
         }
         Command::Figures(args) => {
-            figures::run(&args)?;
+            let bar = spinner("");
+            let (mut drawn, all) = (0, args.count());
+            let done = figures::run(&args, &mut |name| {
+                drawn += 1;
+                let line = format!("{name}, {drawn} of {all}");
+                if bar.is_hidden() {
+                    eprintln!("{line}");
+                }
+                bar.set_message(line);
+            });
+            bar.finish_and_clear();
+            done?;
             Ok(true)
         }
     }
@@ -132,6 +149,19 @@ fn bar(steps: u64) -> ProgressBar {
     let style = ProgressStyle::with_template("{bar:40} {percent}% {eta} left");
     let bar = ProgressBar::new(steps);
     match style {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
+/// Shows that something is being done, what it is and since when, where somebody looks.
+fn spinner(message: &'static str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = ProgressBar::new_spinner().with_message(message);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    match ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }

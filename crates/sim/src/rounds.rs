@@ -212,6 +212,18 @@ pub fn simulate(
     runs: u32,
     seed: u64,
 ) -> Vec<Summary> {
+    simulate_telling(exchange, start, rounds, runs, seed, &mut || ())
+}
+
+/// The same; `each` is called after each run.
+pub fn simulate_telling(
+    exchange: &Exchange,
+    start: Start,
+    rounds: &[u64],
+    runs: u32,
+    seed: u64,
+    each: &mut dyn FnMut(),
+) -> Vec<Summary> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut sums = vec![(0.0, 0.0); rounds.len()];
     for _ in 0..runs {
@@ -222,6 +234,7 @@ pub fn simulate(
             *sum += residual;
             *squares += residual * residual;
         }
+        each();
     }
     let count = f64::from(runs);
     let summary = |(&rounds, (sum, squares)): (&u64, (f64, f64))| Summary {

@@ -84,8 +84,19 @@ fn names() -> String {
     names.join(", ")
 }
 
-/// Draws them.
-pub fn run(args: &FiguresArgs) -> Result<(), FigureError> {
+impl FiguresArgs {
+    /// How many they are.
+    pub fn count(&self) -> u64 {
+        FIGURES.iter().filter(|(name, _)| self.wants(name)).count() as u64
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == name)
+    }
+}
+
+/// Draws them. `next` is told the name of each one before its turn.
+pub fn run(args: &FiguresArgs, next: &mut dyn FnMut(&str)) -> Result<(), FigureError> {
     let known = |only: &String| FIGURES.iter().any(|(name, _)| name == only);
     if let Some(unknown) = args.only.iter().find(|only| !known(only)) {
         return Err(FigureError::Unknown(unknown.clone()));
@@ -96,8 +107,8 @@ pub fn run(args: &FiguresArgs) -> Result<(), FigureError> {
         Effort::Full
     };
     for (name, draw) in FIGURES {
-        if args.only.is_empty() || args.only.iter().any(|only| only == name) {
-            eprintln!("{name}");
+        if args.wants(name) {
+            next(name);
             draw(&args.out, effort)?;
         }
     }
