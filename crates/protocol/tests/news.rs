@@ -174,6 +174,43 @@ fn a_node_that_starts_again_is_believed_again() {
     }
 }
 
+/// What it issued in its last moment may be on its way yet, in a stream that its news says nothing of. But news
+/// comes with digests, and these name that stream.
+#[test]
+fn of_a_node_that_starts_again_nothing_is_said_too_early() {
+    let mut fleet = Fleet::new(5, 4, &Config::default());
+    fleet.settle();
+    fleet.run(secs(5));
+    fleet.cut(&[0], &[2, 3], true);
+    let (issued, id) = (fleet.now, fleet.issue(0));
+    fleet.run(ms(50));
+    assert!(fleet.nodes[1].applied.contains_key(&id));
+    fleet.restart(0);
+    fleet.cut(&[0], &[2, 3], false);
+    // Node 1 alone has it, and nobody but the new node 0 hears of node 1.
+    fleet.cut(&[1], &[2, 3], true);
+    let mut said = 0;
+    for round in 0..160 {
+        if round == 30 {
+            fleet.cut(&[1], &[2, 3], false);
+        }
+        fleet.run(ms(100));
+        let missing = [2, 3]
+            .iter()
+            .any(|node| !fleet.nodes[*node].applied.contains_key(&id));
+        for viewer in 0..4 {
+            let oldest = everywhere(&fleet, viewer);
+            let too_early = oldest.is_some_and(|oldest| fleet.now.since(issued) > oldest);
+            assert!(
+                !(missing && too_early),
+                "node {viewer} after {round} rounds"
+            );
+            said += u32::from(too_early);
+        }
+    }
+    assert!(said > 60, "it is said in the end: {said}");
+}
+
 /// Who has issued something, once, must not be waited for when that has expired everywhere.
 #[test]
 fn what_has_expired_is_not_waited_for() {
