@@ -13,7 +13,8 @@ use rand::RngCore;
 use crate::bounds::{
     EVIDENCE_MEMBERS, EVIDENCE_ROUNDS, FLUSH_COVERS_MAX, FLUSH_RETRY, MENTION_RETENTIONS,
 };
-use crate::core::{Core, Delivery, Event, Outcome};
+use crate::core::{Core, Event};
+use crate::delivery::{Delivery, Outcome};
 use crate::id::{MessageId, StreamId};
 use crate::peer::{Peer, PeerId};
 use crate::purge::Purge;

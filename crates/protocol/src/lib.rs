@@ -31,8 +31,12 @@
 //!
 //! | module | what |
 //! |---|---|
-//! | [`Core`] (`core`) | the state machine: what goes in, what comes out, rounds, retention |
-//! | `gossip` | digest, solicit, repair |
+//! | [`Core`] (`core`) | the state machine: what goes in, what comes out, and the clockwork |
+//! | `dissemination` | what is issued goes to all, once; what others issue is taken in |
+//! | `gossip`, `repair`, `pick` | anti-entropy: digests; solicits and repairs; what goes first if there is much |
+//! | `delivery` | from the store to the cache |
+//! | `membership`, `roster` | who is there, and whose turn it is |
+//! | `retention` | how long messages are held |
 //! | `absence` | what to do when what is missing has expired everywhere |
 //! | `receipts` | who has applied what, for those who ask |
 //! | `news` | how far each node has got, as all hear of it |
@@ -55,25 +59,31 @@ mod absence;
 pub mod bounds;
 pub mod config;
 mod core;
+mod delivery;
+mod dissemination;
 mod gossip;
 pub mod id;
+mod membership;
 mod news;
 mod peer;
+mod pick;
 pub mod purge;
 pub mod ranges;
 mod receipts;
+mod repair;
+mod retention;
 mod roster;
 pub mod session;
 pub mod stats;
 pub mod store;
 mod stream;
 pub mod time;
+mod view;
 pub mod wire;
 
-pub use crate::core::{
-    Core, Delivery, Event, Identity, Knowledge, Outcome, PeerView, PurgeError, StreamView, To,
-    Transmit,
-};
+pub use crate::core::{Core, Event, Identity, PurgeError, To, Transmit};
+pub use crate::delivery::{Delivery, Knowledge, Outcome};
 pub use crate::news::NewsView;
 pub use crate::peer::PeerId;
 pub use crate::receipts::{PeerReceipt, Receipt, ReceiptState};
+pub use crate::view::{PeerView, StreamView};

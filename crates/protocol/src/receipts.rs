@@ -17,9 +17,9 @@ use crate::bounds::{
     ASK_SPREAD_PEER, PLAINTEXT_BYTES_MAX, RECEIPT_KEPT, RECEIPTS_MAX, SEQ_MAX,
 };
 use crate::core::{Core, To, Transmit};
-use crate::gossip::{shrink, shrink_entry};
 use crate::id::{MessageId, MessageIds, StreamId};
 use crate::peer::{Peer, PeerId};
+use crate::pick::{shrink, shrink_entry};
 use crate::ranges::{RangeSet, width};
 use crate::store::{Fetch, Store};
 use crate::stream::Stream;

@@ -1,0 +1,164 @@
+//! How long messages are held: by age, by bytes, and across a restart.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use rand::RngCore;
+
+use crate::bounds::{FORGET_RETENTIONS, GIVE_UP_RETENTIONS, MESSAGE_BYTES_MAX};
+use crate::core::Core;
+use crate::id::StreamId;
+use crate::ranges::{RangeSet, total, width};
+use crate::store::Store;
+use crate::stream::Stream;
+use crate::time::Time;
+
+/// Rounds for which a stream without anything in it is remembered, so that a peer whose clock is a
+/// little behind does not bring it back.
+const LINGER_ROUNDS: u64 = 1_000;
+
+/// Messages evicted of one stream before the next oldest is looked at.
+const EVICT_BATCH_MAX: u64 = 64;
+
+/// How often what is too old is looked for in the time of a retention: each 4 s if that is a day.
+const EXPIRE_PER_RETENTION: u32 = 20_000;
+
+/// Such batches in a round: 260,000 messages a second.
+const EVICT_BATCHES_ROUND: usize = 1_024;
+
+impl<S: Store, R: RngCore> Core<S, R> {
+    /// Drops what is too old, and the oldest while the store is too large.
+    pub(crate) fn expire(&mut self, now: Time) {
+        let cutoff = now - self.config.retention;
+        let give_up = now - self.config.retention.saturating_mul(GIVE_UP_RETENTIONS);
+        let forget = now - self.config.retention.saturating_mul(FORGET_RETENTIONS);
+        let mut empty = Vec::new();
+        let mut oldest = BinaryHeap::new();
+        let full = self.store.bytes() > self.config.retention_bytes;
+        if !full && now < self.expire_at {
+            return;
+        }
+        self.expire_at = now + self.config.retention / EXPIRE_PER_RETENTION;
+        for (&id, stream) in &mut self.streams {
+            let old = self.store.oldest(id).filter(|(_, born)| *born < cutoff);
+            if let Some((seq, born)) = old.and_then(|_| self.store.last_born_before(id, cutoff)) {
+                // What was not applied yet is applied first, however late.
+                let below = stream
+                    .first_unapplied()
+                    .map_or(seq + 1, |first| first.min(seq + 1));
+                self.stats.expired += drop_held(&mut self.store, id, stream, below);
+                if stream.wanted(0..=below - 1).next().is_none() {
+                    stream.raise_floor(below, born);
+                } else if stream.dropped.is_none() {
+                    stream.dropped = Some((below - 1, born));
+                }
+            }
+            if let Some((seq, born)) = stream.dropped.filter(|(_, born)| *born < give_up) {
+                let below = stream
+                    .first_unapplied()
+                    .map_or(seq + 1, |first| first.min(seq + 1));
+                let lost = stream.raise_floor(below, born);
+                self.stats.lost = self.stats.lost.saturating_add(lost);
+                stream.dropped = None;
+            }
+            if id != self.own
+                && stream.held.is_empty()
+                && stream.first_unapplied().is_none()
+                // Others may hold what was dropped here for want of room, and offer it again; and who is
+                // away should hear what has expired meanwhile.
+                && stream.last_born.is_none_or(|born| born < forget)
+                && self.round.saturating_sub(stream.mentioned) > LINGER_ROUNDS
+            {
+                empty.push(id);
+            }
+            if full {
+                oldest.extend(self.store.oldest(id).map(|(_, born)| Reverse((born, id))));
+            }
+        }
+        for id in empty {
+            self.forget_stream(id);
+        }
+        // The oldest of all streams go first, a few at a time, and not so many that others have to wait.
+        for _ in 0..EVICT_BATCHES_ROUND {
+            let Some(Reverse((_, id))) = oldest.pop() else {
+                break;
+            };
+            let excess = self
+                .store
+                .bytes()
+                .saturating_sub(self.config.retention_bytes);
+            let Some(stream) = self.streams.get_mut(&id).filter(|_| excess > 0) else {
+                break;
+            };
+            let Some((first, _)) = self.store.oldest(id) else {
+                continue;
+            };
+            // What has not been applied is not given up, or it would have to be fetched again.
+            let pinned = stream.first_unapplied().unwrap_or(u64::MAX);
+            let batch = (excess / MESSAGE_BYTES_MAX as u64 + 1).min(EVICT_BATCH_MAX);
+            let below = first.saturating_add(batch).min(pinned);
+            if below > first {
+                self.stats.evicted += drop_held(&mut self.store, id, stream, below);
+                stream.evicted_below = below;
+                let left = self.store.oldest(id).map(|(_, born)| born);
+                self.news.evicted_born = self.news.evicted_born.max(left);
+                oldest.extend(self.store.oldest(id).map(|(_, born)| Reverse((born, id))));
+            }
+        }
+    }
+
+    fn forget_stream(&mut self, id: StreamId) {
+        if let Some(stream) = self.streams.remove(&id) {
+            self.ready_count = self.ready_count.saturating_sub(stream.ready.count());
+            self.ready.remove(&id);
+            self.retrying.remove(&id);
+            if let Some(due) = stream.gap_due {
+                self.gaps_due.remove(&(due, id));
+            }
+            self.store.remove_below(id, u64::MAX);
+        }
+    }
+
+    /// Holds again what an earlier life of this node held of a stream, all of which is in the store. It
+    /// is offered to peers under its old ids; what is young enough goes to the cache as well, and the
+    /// rest is skipped. Call it before anything is heard of the stream.
+    pub fn restore(&mut self, id: StreamId, held: &RangeSet) {
+        let too_old = self.store.last_born_before(id, self.born_min);
+        let newest = self.store.last_born_before(id, Time::NEVER);
+        let Some((first, last)) = held.first().zip(held.last()) else {
+            return;
+        };
+        let Some(stream) = self.stream(id) else {
+            return;
+        };
+        let young_from = too_old.map_or(first, |(seq, _)| seq + 1);
+        stream.top = stream.top.max(last);
+        stream.last_born = stream.last_born.max(newest.map(|(_, born)| born));
+        if young_from <= last {
+            // Of what comes after messages that are all too old nothing is known.
+            stream.note_young(young_from);
+        }
+        let mut ready = 0;
+        for range in held.iter() {
+            stream.known.insert_range(range.clone());
+            stream.held.insert_range(range.clone());
+            let young = young_from.max(*range.start())..=*range.end();
+            if !young.is_empty() {
+                ready += width(&young);
+                stream.ready.insert_range(young);
+            }
+        }
+        if ready > 0 {
+            self.ready.insert(id);
+            self.ready_count += ready;
+        }
+    }
+}
+
+/// Takes what is held of a stream below `below` out of the store; how many that were.
+fn drop_held(store: &mut impl Store, id: StreamId, stream: &mut Stream, below: u64) -> u64 {
+    let count = total(stream.held.within(0..=below.saturating_sub(1)));
+    stream.held.remove_below(below);
+    store.remove_below(id, below);
+    count
+}
