@@ -68,7 +68,8 @@ case $1 in
     test)
         fetch
         export POWDERHORN_VMOD=$target/release/libvmod_powderhorn.so
-        exec cargo test --release --locked --workspace
+        # All that fails is to be seen at once: a round of CI takes long.
+        exec cargo test --release --locked --workspace --no-fail-fast
         ;;
     bench)
         # Results go where on-debian13.sh looks for them; an --out of the caller's comes later and wins.
