@@ -1,6 +1,7 @@
 //! The frame of news: how far nodes have got, as they told it and others pass it on.
 
-use super::{Reader, Result, WireError, each, put_varint, varint_bytes};
+use super::bytes::{Reader, each, put_varint, varint_bytes};
+use super::{Result, WireError};
 use crate::bounds::NEWS_BODY_BYTES_MAX;
 use crate::id::NodeId;
 

@@ -2,10 +2,9 @@
 
 use std::ops::RangeInclusive;
 
-use super::{
-    Reader, Result, SolicitEntry, decode_ranges, each, put_ranges, put_stream, put_varint,
-};
-use super::{STREAM_ID_BYTES, ranges_bytes, ranges_in, varint_bytes};
+use super::bytes::{Reader, each, put_stream, put_varint, varint_bytes};
+use super::solicit::{SolicitEntry, decode_ranges, put_ranges, ranges_bytes, ranges_in};
+use super::{Result, STREAM_ID_BYTES};
 use crate::id::StreamId;
 
 /// "Tell me which of these you have applied."
