@@ -18,7 +18,8 @@ pub(crate) fn tell(shared: &Shared, event: &Event) {
     let notices = &shared.notices;
     match *event {
         Event::PeerUp(peer) => notices.say(Level::Info, format!("peer up: {}", who(peer))),
-        Event::PeerDown(peer) => notices.say(Level::Warn, format!("peer silent: {}", who(peer))),
+        // No error of this node's, and as common as restarts are: found beside the notice of its return.
+        Event::PeerDown(peer) => notices.say(Level::Info, format!("peer silent: {}", who(peer))),
         Event::PeerRestarted(peer) => {
             notices.say(Level::Info, format!("peer restarted: {}", who(peer)));
         }
