@@ -5,9 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use powderhorn_node::purge::Host;
-use powderhorn_node::{Journalled, MessageIds, Node, Purge, Receipt, Status, StreamStatus};
+use powderhorn_node::{
+    Journalled, MessageIds, Node, Purge, Receipt, Status, StreamStatus, fit, fit_text,
+};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::shim::Command;
 use crate::{engine, errands, guard, host, runtime};
@@ -113,52 +115,6 @@ pub fn answer(command: Command, args: &[&[u8]], as_json: bool, room: usize) -> A
 fn value(of: &impl Serialize) -> Value {
     // What is serialised here has strings for keys, and so cannot fail.
     serde_json::to_value(of).unwrap_or_default()
-}
-
-/// JSON in `room` bytes at most. If there are too many peers, streams and so on for that, the last of
-/// them are left out, and `left_out` says how many: lists have first what matters most. `None` if
-/// that does not help.
-pub fn fit(value: &mut Value, room: usize) -> Option<String> {
-    let mut left_out = Map::new();
-    loop {
-        let fields = value.as_object_mut()?;
-        fields.insert("left_out".to_owned(), left_out.clone().into());
-        let text = value.to_string();
-        if text.len() <= room {
-            return Some(text);
-        }
-        let longest = value
-            .as_object_mut()?
-            .iter_mut()
-            .filter_map(|(name, field)| Some((name, field.as_array_mut()?)))
-            .max_by_key(|(_, list)| list.len());
-        let (name, list) = longest.filter(|(_, list)| !list.is_empty())?;
-        // A tenth at a time, so that little more goes than has to.
-        let gone = list.len().div_ceil(10);
-        list.truncate(list.len() - gone);
-        let before = left_out.get(name).and_then(Value::as_u64).unwrap_or(0);
-        left_out.insert(name.clone(), (before + gone as u64).into());
-    }
-}
-
-/// Text in `room` bytes at most. Of more, the last lines are left out, and it says how many: first comes
-/// what matters most.
-pub fn fit_text(text: String, room: usize) -> String {
-    if text.len() <= room {
-        return text;
-    }
-    let mut out = String::new();
-    let mut lines = text.lines();
-    // Room is kept for the last line.
-    for line in lines.by_ref() {
-        if out.len() + line.len() + 64 > room {
-            break;
-        }
-        out.push_str(line);
-        out.push('\n');
-    }
-    let _ = writeln!(out, "and {} lines more: raise cli_limit", 1 + lines.count());
-    out
 }
 
 /// The status of the node, of its cache and of the VMOD.

@@ -6,7 +6,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use powderhorn_node::{Node, Status};
+use powderhorn_node::{Node, Status, fit, fit_text};
 use serde_json::json;
 use varnish::ffi::vrt_ctx;
 
@@ -85,7 +85,7 @@ fn list(listing: Listing) -> String {
                 None => format!("{}\n", runtime::RuntimeError::NotRunning),
             };
             // Half of it is for the backends that are still to come.
-            indented(&admin::fit_text(text, listing.room / 2))
+            indented(&fit_text(text, listing.room / 2))
         }
         (true, true) => {
             let mut details = match &status {
@@ -93,7 +93,7 @@ fn list(listing: Listing) -> String {
                 None => json!({ "verdict": runtime::RuntimeError::NotRunning.to_string() }),
             };
             let room = (listing.room / 2).saturating_sub(DETAILS_AROUND);
-            let text = admin::fit(&mut details, room).unwrap_or_else(|| "{}".to_owned());
+            let text = fit(&mut details, room).unwrap_or_else(|| "{}".to_owned());
             format!("{text},\n")
         }
     }

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use powderhorn_engine::{CheckError, keys, tags};
 use powderhorn_node::purge::{Ban, BanField, BanOperator, BanTest, Host, Keys};
-use powderhorn_node::{IdText, IssueError, MessageIds, Outcome, Purge, PurgeError};
+use powderhorn_node::{IdText, IssueError, MessageIds, Outcome, Purge, PurgeError, fit};
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
 
@@ -375,7 +375,7 @@ pub fn status(ctx: &Ctx<'_>, format: &CStr) -> Result<VCL_STRING, Problem> {
         b"text" => long_reply(ctx, &admin::status_text(&node.status())),
         b"json" => {
             let mut status = admin::status_json(&node.status());
-            let json = admin::fit(&mut status, shim::KEPT_BYTES_MAX / 2);
+            let json = fit(&mut status, shim::KEPT_BYTES_MAX / 2);
             let json = json.ok_or("the status is too long to be shown")?;
             long_reply(ctx, &json)
         }

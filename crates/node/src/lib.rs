@@ -18,7 +18,7 @@
 //! | `members`, `nodes`, `lookup`, `address` | who is in the fleet: a list, a file, names |
 //! | `peers`, `membership` | the peers of the moment; how they change |
 //! | `receipts` | where a purge has been applied |
-//! | `status`, `streams`, `counters`, `events`, `notices` | what an operator sees |
+//! | `status`, `streams`, `counters`, `events`, `notices`, `fit` | what an operator sees |
 //! | `net`, `watch`, `sys` | sockets, files, clocks |
 #![deny(unsafe_code)]
 
@@ -28,6 +28,7 @@ mod config;
 mod counters;
 mod egress;
 mod events;
+mod fit;
 #[cfg(feature = "test-hooks")]
 pub mod hooks;
 mod journal;
@@ -63,6 +64,7 @@ pub use crate::config::{
     Config, ConfigError, Discovery, JOURNAL_DIR, JournalConfig, KEY_HEADERS, Limits, LogConfig,
     PEERS_MAX, PORT_MIN, PeerConfig, PurgeConfig,
 };
+pub use crate::fit::{fit, fit_text};
 pub use crate::journal::{JournalStatus, Journalled};
 pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
 pub use crate::latency::Latency;
