@@ -133,7 +133,8 @@ mod powderhorn {
     /// purge's id.
     ///
     /// Several keys are separated by spaces or commas. Objects carry them in the response headers
-    /// that the config names (`purge.key_headers`: Surrogate-Key, xkey, Cache-Tag … by default).
+    /// that the config names (`purge.key_headers`: Surrogate-Key, xkey, Cache-Tag … by default), and
+    /// in X-Powderhorn-Keys, where the VCL files of some clients put what they make of other headers.
     pub unsafe fn purge_key(
         ctx: &mut Ctx,
         keys: &CStr,

@@ -217,6 +217,10 @@ sub vcl_backend_error {
 sub vcl_deliver {
 	unset resp.http.x-url;
 	unset resp.http.x-host;
+	# What the files beside this one have added. A cache in front gets them, too, if it may purge.
+	if (client.ip !~ powderhorn_purgers) {
+		unset resp.http.X-Powderhorn-Keys;
+	}
 }
 
 sub vcl_synth {

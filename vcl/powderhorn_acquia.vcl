@@ -2,7 +2,8 @@
 # powderhorn_clients.vcl, which has the PURGE of a URL.
 #
 # BAN /tags with X-Acquia-Purge-Tags purges these tags of the site, BAN /site all of the site, and any other BAN
-# its URL, in which * stands for anything, on its Host. Objects get a header xkey with "site/tag" for each tag.
+# its URL, in which * stands for anything, on its Host. Objects get a surrogate key "site/tag" for each tag, beside
+# keys of their own.
 #
 # The token that X-Acquia-Purge holds in a PURGE is not looked at: powderhorn_purgers says who may purge.
 #
@@ -34,7 +35,7 @@ sub vcl_recv {
 
 sub vcl_backend_response {
 	if (beresp.http.X-Acquia-Site) {
-		set beresp.http.xkey = beresp.http.X-Acquia-Site + "/ " +
+		set beresp.http.X-Powderhorn-Keys = beresp.http.X-Acquia-Site + "/ " +
 		    regsuball(beresp.http.X-Acquia-Purge-Tags, "([^, ]+)", beresp.http.X-Acquia-Site + "/\1");
 	}
 }

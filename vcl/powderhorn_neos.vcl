@@ -10,7 +10,7 @@ sub vcl_recv {
 	if (req.method == "BAN" && req.http.X-Cache-Tags && req.http.X-Site ~ "^[0-9A-Za-z_-]+$" &&
 	    req.http.X-Host == ".*" && req.http.X-Url == ".*" && req.http.X-Content-Type == ".*") {
 		call powderhorn_admit;
-		set req.http.X-Powderhorn-Keys = powderhorn.tags("xkey", req.http.X-Cache-Tags);
+		set req.http.X-Powderhorn-Keys = powderhorn.tags("X-Powderhorn-Keys", req.http.X-Cache-Tags);
 		# What does more than name tags is for powderhorn_clients.vcl.
 		if (req.http.X-Powderhorn-Keys != "") {
 			set req.http.X-Powderhorn-Id = powderhorn.purge_key(
@@ -22,6 +22,7 @@ sub vcl_recv {
 
 sub vcl_backend_response {
 	if (beresp.http.X-Site && beresp.http.X-Cache-Tags) {
-		set beresp.http.xkey = regsuball(beresp.http.X-Cache-Tags, "([^, ]+)", beresp.http.X-Site + "/\1");
+		set beresp.http.X-Powderhorn-Keys = regsuball(beresp.http.X-Cache-Tags, "([^, ]+)",
+		    beresp.http.X-Site + "/\1");
 	}
 }

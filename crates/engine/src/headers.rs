@@ -10,6 +10,9 @@ use crate::keys::{KeyHash, KeyHasher, split};
 pub const URL_HEADER: &str = "x-url";
 /// The host that an object was fetched for is in this one.
 pub const HOST_HEADER: &str = "x-host";
+/// Surrogate keys that the shipped VCL makes of an object's other headers. In a header of its own it can set them each
+/// time: a 304 brings back the object as it was stored, so that what is added to another header would be added again.
+pub const KEYS_HEADER: &str = "X-Powderhorn-Keys";
 
 /// Which header of an object a ban's test looks at.
 pub(crate) fn header_of(field: BanField<'_>) -> &[u8] {
@@ -47,11 +50,15 @@ pub struct KeyHeaders {
 }
 
 impl KeyHeaders {
-    /// These ones, in any case.
+    /// These ones, in any case, and [`KEYS_HEADER`].
     pub fn new(names: &[String]) -> KeyHeaders {
-        KeyHeaders {
+        let mut all = KeyHeaders {
             names: names.to_vec(),
+        };
+        if !all.has(KEYS_HEADER.as_bytes()) {
+            all.names.push(KEYS_HEADER.to_owned());
         }
+        all
     }
 
     /// The names.
@@ -108,8 +115,9 @@ mod tests {
             "xkey2: no",
             "cache-groups: \"e f\"",
             "broken",
+            "x-powderhorn-keys: g",
         ]);
-        let expected: Vec<KeyHash> = ["a", "b", "c", "d", "e f"]
+        let expected: Vec<KeyHash> = ["a", "b", "c", "d", "e f", "g"]
             .iter()
             .map(|key| hasher.hash(key.as_bytes()))
             .collect();

@@ -159,8 +159,8 @@ impl Default for LogConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PurgeConfig {
     /// `purge.key_headers`: response headers that an object's surrogate keys are read from, in any
-    /// case; 1 to 32 names of at most 100 characters. Default: [`KEY_HEADERS`]. Each node of a fleet
-    /// should have the same.
+    /// case; 1 to 32 names of at most 100 characters. Default: [`KEY_HEADERS`]. X-Powderhorn-Keys, where
+    /// VCL files of some clients put theirs, is read besides. Each node of a fleet should have the same.
     pub key_headers: Vec<String>,
     /// `purge.bans_max`: live bans in varnishd, anybody's, beyond which no more of ours are added:
     /// each costs every object's next hit some 50 ns. 16 to 1,000,000; default 10,000. A ban that is
