@@ -146,8 +146,8 @@ pub struct Fleet {
     pub violation: Option<String>,
     /// A bug to be found.
     pub planted: Option<Bug>,
-    /// Also checks each digest against what its sender holds, and that no cache is flushed whose node was
-    /// never away for longer than the retention.
+    /// Also checks each digest against what its sender holds and against the ages of what it calls expired,
+    /// and that no cache is flushed whose node was never away for longer than the retention.
     pub strict: bool,
     /// Also counts [`Fleet::digest_bytes`].
     pub weigh_digests: bool,
@@ -682,6 +682,9 @@ impl Fleet {
             {
                 self.violate(format!("node {from} claims to hold {claim} and does not"));
             }
+            if let Some(claim) = self.false_floor(from, &transmit.payload) {
+                self.violate(format!("node {from} claims that {claim}"));
+            }
         }
         if self.weigh_digests && is_digest(&transmit.payload) {
             self.digest_bytes += transmit.payload.len() as u64;
@@ -704,6 +707,25 @@ impl Fleet {
         }
         let wire = (bytes.len() + WIRE_OVERHEAD_BYTES) as u64 * count;
         self.record.sent(self.now, from, count, wire);
+    }
+
+    /// What a digest in this datagram says to have expired that is younger than its sender's retention.
+    fn false_floor(&self, from: usize, payload: &[u8]) -> Option<String> {
+        let retention = self.nodes[from].spec.config.retention;
+        for (stream, floor) in planted::claimed_floors(payload) {
+            let last = MessageId {
+                stream,
+                seq: floor - 1,
+            };
+            let Some(number) = self.number_of(last) else {
+                return Some(format!("{last} has expired, which was never issued"));
+            };
+            let age = self.now.since(self.issued[number as usize].at);
+            if age < retention {
+                return Some(format!("{last} has expired, which is {age:?} old"));
+            }
+        }
+        None
     }
 
     fn send(&mut self, from: usize, to: usize, bytes: &Rc<[u8]>) {

@@ -34,6 +34,8 @@ fn each_planted_bug_is_found_within_a_thousand_seeds() {
     for (bug, says) in [
         (Bug::EpochReuse, "was given twice"),
         (Bug::OverclaimedDigest, "claims to hold"),
+        (Bug::OverclaimedFloor, "has expired, which is"),
+        (Bug::OverclaimedAnswer, "no agreement"),
         (Bug::ForgottenInFlight, "no agreement"),
     ] {
         let done = run(&SwarmArgs::new((0, 1_000), Some(bug)), &mut || ());
