@@ -3,6 +3,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -110,6 +111,52 @@ fn a_disk_that_fails_for_long_costs_no_more_memory_than_is_said() {
     );
 }
 
+/// In the environment of a test that runs itself again elsewhere: the directory to use there.
+const ELSEWHERE: &str = "POWDERHORN_FULL_DISK";
+
+/// Runs one test of this program by way of `launcher`, which ends with running its arguments, and shows what it says.
+fn run_elsewhere(launcher: &[&str], test: &str, dir: &Dir) {
+    let (program, arguments) = launcher.split_first().unwrap();
+    let output = Command::new(program)
+        .args(arguments)
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ELSEWHERE, &dir.0)
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned()
+        + &String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("1 passed"),
+        "{launcher:?}:\n{said}"
+    );
+}
+
+/// Fills the disk under a journal, has `empty` make room, and demands that nothing is lost.
+fn fill_and_empty(dir: &Dir, reason: &str, empty: impl FnOnce()) {
+    let (mut store, journal, _) = open(dir);
+    let mut last = 0;
+    while journal.state() == State::Ok && last < 100_000 {
+        insert(&mut store, 1, last + 1..=last + 1_000);
+        last += 1_000;
+        journal.wait(journal.position(), 10 * SECOND);
+    }
+    let State::Failed(said) = journal.state() else {
+        panic!("it cannot be full");
+    };
+    assert!(said.contains(reason), "{said}");
+    insert(&mut store, 2, 1..=10);
+    let waited = journal.wait(journal.position(), SECOND);
+    assert!(matches!(waited, Wait::NotJournalled(_)), "{waited:?}");
+    empty();
+    until("it works again", || journal.state() == State::Ok);
+    journal.kill();
+    drop((store, journal));
+    let (_store, _journal, recovered) = open(dir);
+    assert_eq!(recovered.streams[&stream(1)].count(), last);
+    assert_eq!(recovered.streams[&stream(2)].count(), 10);
+}
+
 /// Unmounts, whatever became of the test.
 struct Mounted<'a>(&'a Dir);
 
@@ -120,48 +167,78 @@ impl Drop for Mounted<'_> {
     }
 }
 
+/// How to run something where it may mount: as it is, or in namespaces of its own, where everybody is root.
+fn where_one_may_mount(dir: &Dir) -> Option<&'static [&'static str]> {
+    const LAUNCHERS: [&[&str]; 2] = [
+        &["env"],
+        &["unshare", "--user", "--map-root-user", "--mount"],
+    ];
+    LAUNCHERS.into_iter().find(|launcher| {
+        let tried = Command::new(launcher[0])
+            .args(&launcher[1..])
+            .args([
+                "sh",
+                "-c",
+                "mount -t tmpfs tmpfs \"$1\" && umount \"$1\"",
+                "sh",
+            ])
+            .arg(&dir.0)
+            .output();
+        tried.is_ok_and(|output| output.status.success())
+    })
+}
+
 #[test]
 fn a_file_system_that_is_full_is_one_that_can_be_emptied() {
+    if let Some(dir) = std::env::var_os(ELSEWHERE) {
+        let dir = Dir(dir.into());
+        let mount = Command::new("mount")
+            .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
+            .arg(&dir.0)
+            .status();
+        assert!(mount.is_ok_and(|status| status.success()), "cannot mount");
+        let _mounted = Mounted(&dir);
+        let ballast = dir.0.join("ballast");
+        fs::write(&ballast, vec![1; 5 << 18]).unwrap();
+        // Then there is room for the segment, beside the log that it replaces.
+        return fill_and_empty(&dir, "No space left", || fs::remove_file(&ballast).unwrap());
+    }
     let dir = Dir::new();
     fs::create_dir_all(&dir.0).unwrap();
-    let mount = Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=2m", "tmpfs"])
-        .arg(&dir.0)
-        .status();
-    if !mount.is_ok_and(|status| status.success()) {
-        eprintln!("left out: only root may mount");
-        return;
+    match where_one_may_mount(&dir) {
+        Some(launcher) => run_elsewhere(
+            launcher,
+            "a_file_system_that_is_full_is_one_that_can_be_emptied",
+            &dir,
+        ),
+        // Elsewhere users have no namespaces; what a limit on files does is tested there, too.
+        None => assert!(
+            fs::metadata("/proc/self").unwrap().uid() != 0,
+            "not even root may mount a tmpfs here, and this test needs one"
+        ),
     }
-    let mounted = Mounted(&dir);
-    let ballast = dir.0.join("ballast");
-    fs::write(&ballast, vec![1; 5 << 18]).unwrap();
-    let (mut store, journal, _) = open(&dir);
-    let mut last = 0;
-    while journal.state() == State::Ok && last < 100_000 {
-        insert(&mut store, 1, last + 1..=last + 1_000);
-        last += 1_000;
-        journal.wait(journal.position(), 10 * SECOND);
+}
+
+/// A quota, as everybody has it: a file that may not grow any more. Its error is another one than that of a full disk.
+#[test]
+fn a_file_that_may_not_grow_is_one_that_may_again() {
+    if let Some(dir) = std::env::var_os(ELSEWHERE) {
+        return fill_and_empty(&Dir(dir.into()), "File too large", || {
+            let process = std::process::id().to_string();
+            let raised = Command::new("prlimit")
+                .args(["--fsize=unlimited", "--pid", &process])
+                .status();
+            assert!(raised.is_ok_and(|status| status.success()), "prlimit fails");
+        });
     }
-    let State::Failed(reason) = journal.state() else {
-        panic!("it cannot be full");
-    };
-    assert!(reason.contains("No space left"), "{reason}");
-    insert(&mut store, 2, 1..=10);
-    fs::remove_file(&ballast).unwrap();
-    // There is room for the segment now, beside the log that it replaces; or not, and then it says so.
-    let started = Instant::now();
-    while journal.state() != State::Ok && started.elapsed() < 2 * SECOND {
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    let works = journal.state() == State::Ok;
-    journal.kill();
-    drop((store, journal));
-    let (store, journal, recovered) = open(&dir);
-    drop((store, journal));
-    drop(mounted);
-    assert!(works, "it stays failed");
-    assert_eq!(recovered.streams[&stream(1)].count(), last);
-    assert_eq!(recovered.streams[&stream(2)].count(), 10);
+    let dir = Dir::new();
+    // The signal is to be an error of the call. 256 times 512 bytes; the limit may be raised again.
+    let launcher = "trap '' XFSZ; ulimit -S -f 256; exec \"$@\"";
+    run_elsewhere(
+        &["sh", "-c", launcher, "sh"],
+        "a_file_that_may_not_grow_is_one_that_may_again",
+        &dir,
+    );
 }
 
 #[test]
