@@ -90,6 +90,59 @@ fn every_answer_can_wait_for_the_disk() {
     eventually("held again", || node.knows(id));
 }
 
+/// Lives that end right after a purge was answered: what is in the state directory at that moment is what the next
+/// life finds. In how many of them the purge is gone.
+fn lives_that_lose_a_purge(answered: fn(&TestNode) -> bool) -> usize {
+    const LIVES: u32 = 20;
+    let dir = TempDir::new();
+    let (first, _) = pair(&dir);
+    let mut lost = 0;
+    for life in 0..LIVES {
+        let state = dir.0.join(format!("state-{life}"));
+        let crashed = dir.0.join(format!("crashed-{life}"));
+        let config = with_journal(first.clone(), &state);
+        let node = TestNode::start_filtered(config, Box::new(|_| false));
+        let id = node.purge(life);
+        assert!(answered(&node));
+        copy(&state, &crashed);
+        node.stop();
+        let node = TestNode::start(with_journal(first.clone(), &crashed));
+        let notices = node.node.status().notices;
+        let found = |count| {
+            let text = format!("{count} purges of earlier lives are in the journal");
+            notices.iter().any(|notice| notice.text == text)
+        };
+        assert!(found(0) != found(1), "{notices:?}");
+        if found(1) {
+            eventually("held again", || node.knows(id));
+        } else {
+            lost += 1;
+        }
+    }
+    lost
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn what_was_answered_is_there_at_that_moment() {
+    let journalled = |node: &TestNode| node.node.wait_journalled() == Journalled::Yes;
+    assert_eq!(lives_that_lose_a_purge(journalled), 0);
+}
+
+/// The planted bug, which the same lives have to show.
+#[test]
+fn an_answer_before_the_append_is_found_out() {
+    let lost = lives_that_lose_a_purge(|_| true);
+    assert!(lost > 0, "no purge is gone");
+}
+
 #[test]
 fn a_state_directory_that_cannot_be_used_is_said_and_purges_go_on() {
     let dir = TempDir::new();
