@@ -37,6 +37,10 @@ pub const BLOCK_BYTES: usize = 8 << 10;
 /// Longest record that is looked for in damaged bytes: a message that fits into a datagram, and what a record adds.
 const RECORD_BYTES_MAX: usize = DATAGRAM_BYTES_MAX + 128;
 
+/// Bytes that are checked in vain while damaged bytes are searched for records, for each of them: three times what
+/// much damage takes, and little enough for bytes that were made to look like the beginnings of long records.
+const SEARCH_BYTES_EACH: usize = 32;
+
 /// Most streams in a batch whose number is believed: so many records fit into none.
 const STREAMS_MAX: usize = 1024;
 
@@ -246,13 +250,20 @@ pub fn read_batch(payload: &[u8]) -> Option<Batch> {
 
 /// Finds what is whole in bytes that once were frames of batches.
 pub fn salvage(bytes: &[u8]) -> Vec<Batch> {
+    search(bytes).0
+}
+
+/// The same, and how many bytes were checked in vain.
+fn search(bytes: &[u8]) -> (Vec<Batch>, usize) {
     let mut batches: Vec<Batch> = Vec::new();
     let mut records: Option<Records> = None;
     let mut rest = bytes;
+    let allowance = bytes.len().saturating_mul(SEARCH_BYTES_EACH);
+    let (mut in_vain, mut follows) = (0, false);
     while !rest.is_empty() {
         let mut step = 1;
         if let Some(head) = Head::read(rest) {
-            step = HEAD_BYTES;
+            (step, follows) = (HEAD_BYTES, true);
             // The same again goes on with the same streams.
             if records.as_ref().is_none_or(|records| records.head != head) {
                 records = Some(Records::new(head));
@@ -261,16 +272,22 @@ pub fn salvage(bytes: &[u8]) -> Vec<Batch> {
                 batches.push(Batch { anchor, messages });
             }
         } else if let (Some(records), Some(batch)) = (&mut records, batches.last_mut()) {
-            let here = rest.get(..RECORD_BYTES_MAX).unwrap_or(rest);
-            if let Some((message, bytes)) = records.read(here, true) {
-                step = bytes;
-                batch.messages.push(message);
+            // When too much was checked, records are read where they have to be: behind a head or a record.
+            if std::mem::take(&mut follows) || in_vain < allowance {
+                let here = rest.get(..RECORD_BYTES_MAX).unwrap_or(rest);
+                match records.read(here, true) {
+                    Some((message, bytes)) => {
+                        (step, follows) = (bytes, true);
+                        batch.messages.push(message);
+                    }
+                    None => in_vain += std::mem::take(&mut records.checked),
+                }
             }
         }
         rest = rest.get(step..).unwrap_or(&[]);
     }
     batches.retain(|batch| !batch.messages.is_empty());
-    batches
+    (batches, in_vain)
 }
 
 /// Reads records.
@@ -280,6 +297,8 @@ struct Records {
     streams: Vec<Option<Base>>,
     /// A body without its mask.
     body: Vec<u8>,
+    /// Bytes that the last checksum took.
+    checked: usize,
 }
 
 impl Records {
@@ -288,11 +307,13 @@ impl Records {
             head,
             streams: Vec::new(),
             body: Vec::new(),
+            checked: 0,
         }
     }
 
     /// Reads the record that `bytes` begins with, and how long it is; `check`: only if its checksum matches.
     fn read(&mut self, bytes: &[u8], check: bool) -> Option<((MessageId, Held), usize)> {
+        self.checked = 0;
         let mut input = Reader(bytes);
         let len = usize::try_from(input.varint()?).ok()?;
         let mut fields = Reader(input.take(len)?);
@@ -305,9 +326,14 @@ impl Records {
         } else {
             *self.streams.get(place)?.as_ref()?
         };
-        let right = || Some(checksum(base.checksum, bytes.get(..summed)?) == sum);
-        if place >= STREAMS_MAX || (check && !right()?) {
+        if place >= STREAMS_MAX {
             return None;
+        }
+        if check {
+            self.checked = summed;
+            if checksum(base.checksum, bytes.get(..summed)?) != sum {
+                return None;
+            }
         }
         if full {
             if self.streams.len() <= place {
@@ -478,6 +504,35 @@ mod tests {
         out[FRAME_HEAD_BYTES + HEAD_BYTES] ^= 1;
         assert_eq!(saved(&out), []);
         assert!(!out[4..].windows(4).any(|bytes| bytes == &inner[..4]));
+    }
+
+    /// Each third byte begins what may be a record of a kilobyte: without a bound all of them are checked.
+    #[test]
+    fn bytes_made_to_look_like_records_take_no_more_than_so_much_for_each() {
+        let (written, later) = (messages(40), messages(90));
+        let whole = write(&written);
+        let crafted = [0xff, 0x07, 0x00].repeat(20_000);
+        let mut bytes = [&whole[..], &crafted].concat();
+        let (_, in_vain) = search(&bytes);
+        let allowed = SEARCH_BYTES_EACH * bytes.len();
+        assert!(in_vain > allowed - RECORD_BYTES_MAX, "{in_vain}");
+        assert!(in_vain < allowed + RECORD_BYTES_MAX, "{in_vain}");
+        // What stands behind them where it should is found all the same.
+        bytes.extend(write(&later));
+        let found: Vec<_> = saved(&bytes);
+        assert_eq!(found, [written, later].concat());
+    }
+
+    #[test]
+    fn damage_does_not_use_up_what_may_be_checked() {
+        let written = messages(200);
+        let mut bytes = write(&written);
+        for at in (FRAME_HEAD_BYTES..bytes.len()).step_by(40) {
+            bytes[at] ^= 0x55;
+        }
+        let (_, in_vain) = search(&bytes);
+        let allowed = SEARCH_BYTES_EACH * bytes.len();
+        assert!(in_vain < allowed / 2, "{in_vain} of {allowed}");
     }
 
     #[test]

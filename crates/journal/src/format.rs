@@ -26,6 +26,10 @@ const FRAME_MARK: [u8; 4] = [0x00, 0xb1, 0x1c, 0x0e];
 /// Longest payload that is believed.
 const PAYLOAD_BYTES_MAX: usize = 64 << 20;
 
+/// Bytes that are checked in vain while a file is searched for frames, for each byte of it: more than damage takes,
+/// and little enough for a file that was made to keep a start busy, where each mark promises a long frame.
+const SEARCH_BYTES_EACH: usize = 4;
+
 /// Offset of the footer 8, mark 8, checksum of these 4.
 pub const TRAILER_BYTES: usize = 20;
 const TRAILER_MARK: [u8; 8] = *b"PHtrail\n";
@@ -141,31 +145,82 @@ pub enum Found<'a> {
     Damage(usize, &'a [u8]),
     /// Bytes at the end that are no frame, and may never have been one. Where they begin.
     Torn(usize, &'a [u8]),
+    /// The rest of a file in which too much has looked like frames and was none: there may be some in it. Where
+    /// it begins.
+    Unsearched(usize, &'a [u8]),
 }
 
-/// Walks the frames of `bytes` from `start` on.
-pub fn frames(bytes: &[u8], start: usize) -> impl Iterator<Item = Found<'_>> {
-    let mut at = start;
-    std::iter::from_fn(move || {
-        let rest = bytes.get(at..).filter(|rest| !rest.is_empty())?;
-        if let Some(payload) = read_frame(rest) {
-            let found = Found::Frame(at, payload);
-            at += FRAME_HEAD_BYTES + payload.len();
-            return Some(found);
+/// Walks the frames of a file.
+pub struct Frames<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    /// Bytes that may still be checked in vain.
+    allowance: usize,
+}
+
+impl<'a> Frames<'a> {
+    /// Of a file with this content, from `start` on.
+    pub fn new(bytes: &'a [u8], start: usize) -> Frames<'a> {
+        Frames {
+            bytes,
+            at: start,
+            allowance: bytes.len().saturating_mul(SEARCH_BYTES_EACH),
         }
-        let next = (1..rest.len()).find(|&skip| {
-            rest[skip] == FRAME_MARK[0]
-                && rest[skip..].starts_with(&FRAME_MARK)
-                && read_frame(&rest[skip..]).is_some()
-        });
-        let start = at;
-        at += next.unwrap_or(rest.len());
+    }
+
+    /// The payload of a frame at the beginning of `rest`. An error: there may be one, and too much has been checked.
+    fn try_frame(&mut self, rest: &'a [u8]) -> Result<Option<&'a [u8]>, Exhausted> {
+        let believed = rest.len().min(FRAME_HEAD_BYTES + PAYLOAD_BYTES_MAX);
+        let Some(len) = frame_bytes(rest).filter(|len| *len <= believed) else {
+            return Ok(None);
+        };
+        let payload = read_frame(rest);
+        if payload.is_none() {
+            self.allowance = self.allowance.checked_sub(len).ok_or(Exhausted)?;
+        }
+        Ok(payload)
+    }
+
+    /// How far the next frame is from the beginning of `rest`, which is none.
+    fn search(&mut self, rest: &'a [u8]) -> Result<Option<usize>, Exhausted> {
+        for skip in 1..rest.len() {
+            let here = &rest[skip..];
+            if here[0] == FRAME_MARK[0] && self.try_frame(here)?.is_some() {
+                return Ok(Some(skip));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// Too much was checked in vain.
+struct Exhausted;
+
+impl<'a> Iterator for Frames<'a> {
+    type Item = Found<'a>;
+
+    fn next(&mut self) -> Option<Found<'a>> {
+        let start = self.at;
+        let rest = self.bytes.get(start..).filter(|rest| !rest.is_empty())?;
+        let next = match self.try_frame(rest) {
+            Ok(Some(payload)) => {
+                self.at += FRAME_HEAD_BYTES + payload.len();
+                return Some(Found::Frame(start, payload));
+            }
+            Ok(None) => self.search(rest),
+            Err(exhausted) => Err(exhausted),
+        };
+        let Ok(next) = next else {
+            self.at = self.bytes.len();
+            return Some(Found::Unsearched(start, rest));
+        };
+        self.at += next.unwrap_or(rest.len());
         Some(match next {
             Some(next) => Found::Damage(start, rest.get(..next)?),
             None if frame_bytes(rest) == Some(rest.len()) => Found::Damage(start, rest),
             None => Found::Torn(start, rest),
         })
-    })
+    }
 }
 
 pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
@@ -253,5 +308,63 @@ impl<'a> Reader<'a> {
             boot: Time::from_us(self.u64()? as i64),
             wall_ms: self.u64()?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Marks, each of which says that its frame goes on to the end.
+    fn marks_only(count: usize) -> Vec<u8> {
+        let total = count * FRAME_HEAD_BYTES;
+        let mut bytes = Vec::new();
+        for n in 0..count {
+            let rest = total - n * FRAME_HEAD_BYTES - FRAME_HEAD_BYTES;
+            bytes.extend_from_slice(&FRAME_MARK);
+            bytes.extend_from_slice(&(rest as u32).to_le_bytes());
+            bytes.extend_from_slice(&[0x5a; 4]);
+        }
+        bytes
+    }
+
+    /// What was checked in vain, and what was found.
+    fn walk(bytes: &[u8]) -> (usize, Vec<Found<'_>>) {
+        let mut frames = Frames::new(bytes, 0);
+        let before = frames.allowance;
+        let found: Vec<_> = frames.by_ref().collect();
+        (before - frames.allowance, found)
+    }
+
+    /// Without a bound each of these files takes a thousand times its size in checksums, and one of ten times the
+    /// size ten thousand times.
+    #[test]
+    fn a_file_of_marks_takes_no_more_than_so_much_for_each_byte() {
+        for count in [2_000, 20_000] {
+            let bytes = marks_only(count);
+            let (checked, found) = walk(&bytes);
+            assert!(checked <= bytes.len() * SEARCH_BYTES_EACH, "{checked}");
+            assert!(checked > bytes.len() * (SEARCH_BYTES_EACH - 1), "{checked}");
+            // What was not looked at is said, and not taken for a torn end.
+            assert!(matches!(found[..], [Found::Unsearched(0, rest)] if rest.len() == bytes.len()));
+        }
+    }
+
+    #[test]
+    fn damage_does_not_use_up_what_may_be_checked() {
+        let mut bytes = Vec::new();
+        for n in 0..1_000u32 {
+            let start = begin_frame(&mut bytes);
+            bytes.extend(std::iter::repeat_n(n as u8, 4_000));
+            end_frame(&mut bytes, start);
+            // A byte of each other payload is another one.
+            bytes[start + 100] ^= u8::from(n % 2 == 0);
+        }
+        let (checked, found) = walk(&bytes);
+        let frames = found
+            .iter()
+            .filter(|found| matches!(found, Found::Frame(..)));
+        assert_eq!((frames.count(), found.len()), (500, 1_000));
+        assert!(checked <= bytes.len(), "{checked}");
     }
 }

@@ -12,7 +12,7 @@ use crate::batch::{self, Batch};
 use crate::clock::{Anchor, Conversion};
 use crate::files::{Files, Kind};
 use crate::footer::{Block, Footer, StreamBlocks};
-use crate::format::{self, Found, HEADER_BYTES, Header, TRAILER_BYTES};
+use crate::format::{self, Found, Frames, HEADER_BYTES, Header, TRAILER_BYTES};
 use crate::index::{Index, Part, Segment};
 use crate::{OpenError, Recovered};
 
@@ -157,7 +157,7 @@ impl Loading {
         if format::read_header(content) == Header::Damaged && content.len() >= HEADER_BYTES {
             self.damage(path, 0, HEADER_BYTES, 0);
         }
-        for found in format::frames(content, HEADER_BYTES) {
+        for found in Frames::new(content, HEADER_BYTES) {
             match found {
                 Found::Frame(start, payload) => {
                     let bytes = format::FRAME_HEAD_BYTES + payload.len();
@@ -167,6 +167,12 @@ impl Loading {
                 }
                 Found::Damage(start, bytes) => {
                     let saved = scan.salvage(start, bytes);
+                    self.damage(path, start, bytes.len(), saved);
+                }
+                Found::Unsearched(start, bytes) => {
+                    let saved = scan.salvage(start, bytes);
+                    // What would be appended behind it is not found by its frames at the next start.
+                    scan.end = (saved == 0).then_some(start as u64);
                     self.damage(path, start, bytes.len(), saved);
                 }
                 Found::Torn(start, bytes) => {
