@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::format::{self, HEADER_BYTES, Header, VERSION};
+
 /// Numbers of files from here on are not given, so that there is always a next one.
 const NUMBERS_MAX: u64 = 1 << 62;
 
@@ -129,6 +131,29 @@ impl Files {
         }
         files.sort_unstable();
         Ok(files)
+    }
+
+    /// An error that names it if a file of the journal was written by another version: what that has left is not
+    /// to be touched, and has to go elsewhere before this one can use the directory. A file that cannot be read says
+    /// nothing here.
+    pub fn check_version(&self) -> io::Result<()> {
+        for (number, kind, bytes) in self.list()? {
+            let path = self.path(number, kind);
+            let mut header = [0; HEADER_BYTES];
+            let Some(header) = header.get_mut(..HEADER_BYTES.min(bytes as usize)) else {
+                continue;
+            };
+            let read = self.open(&path);
+            let read = read.and_then(|file| self.read_at(&file, &path, 0, header));
+            if let (Ok(()), Header::Version(version)) = (read, format::read_header(header)) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                return Err(io::Error::other(format!(
+                    "{name} in it was written by another version of Powderhorn (format {version}, and this one \
+                     has {VERSION}): move all that is in the directory away, or go back to that version"
+                )));
+            }
+        }
+        Ok(())
     }
 
     pub fn create(&self, path: &Path) -> io::Result<File> {

@@ -13,7 +13,7 @@ use powderhorn_protocol::time::Time;
 
 use crate::clock::Anchor;
 
-/// The version that is written here. Another one is refused by name.
+/// The version that is written here. Files of another one are neither read nor touched.
 pub const VERSION: u32 = 2;
 /// Mark 8, version 4, checksum of these 4.
 pub const HEADER_BYTES: usize = 16;

@@ -85,6 +85,7 @@ pub fn attach(shared: &Shared) -> io::Result<()> {
         .files
         .lock()?
         .ok_or_else(|| io::Error::other("another process uses it"))?;
+    shared.files.check_version()?;
     // What is in there was not read at the start, and now it is too late for that; but it takes room.
     let files = shared.files.list()?;
     shared.counts.disk_bytes.store(0, Ordering::Relaxed);

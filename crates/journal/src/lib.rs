@@ -107,7 +107,8 @@ impl Options {
     }
 }
 
-/// Why there is no journal. A disk that fails is no such reason: see [`State::Failed`].
+/// Why there is no journal. A disk that fails is no such reason, nor is a journal of another format: see
+/// [`State::Failed`].
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Nothing was changed.
@@ -115,14 +116,6 @@ pub enum OpenError {
     Locked {
         /// The directory.
         path: PathBuf,
-    },
-    /// Nothing was changed.
-    #[error("{} was written by another version of Powderhorn (format {version}): remove it to give up what is in it", path.display())]
-    Version {
-        /// The file.
-        path: PathBuf,
-        /// Its version.
-        version: u32,
     },
     /// The directory is unlocked again.
     #[error("cannot start a thread for the journal: {0}")]

@@ -8,13 +8,13 @@ use powderhorn_protocol::id::StreamId;
 use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::time::Time;
 
+use crate::Recovered;
 use crate::batch::{self, Batch};
 use crate::clock::{Anchor, Conversion};
 use crate::files::{Files, Kind};
 use crate::footer::{Block, Footer, StreamBlocks};
 use crate::format::{self, Found, Frames, HEADER_BYTES, Header, TRAILER_BYTES};
 use crate::index::{Index, Part, Segment};
-use crate::{OpenError, Recovered};
 
 /// A file as it was read; nothing of it is on this boot's clock yet.
 enum Loaded {
@@ -51,8 +51,10 @@ pub struct Start {
 }
 
 impl Loading {
-    /// Reads the directory. An error is one of all of it; a file that cannot be read is damage.
-    pub fn read(files: &Files) -> Result<Loading, LoadError> {
+    /// Reads the directory. An error is one of all of it, and nothing was changed then; a file that cannot be read is
+    /// damage.
+    pub fn read(files: &Files) -> io::Result<Loading> {
+        files.check_version()?;
         let mut loading = Loading::default();
         let listed = files.list()?;
         let is_segment = |number: u64| {
@@ -87,23 +89,17 @@ impl Loading {
                     loading.unreadable.remove(&number);
                     loading.files.insert(number, loaded);
                 }
-                Err(LoadError::Io(error)) => {
+                Err(error) => {
                     loading.recovered.damaged += 1;
                     loading.unreadable.insert(number, bytes);
                     log::error!("journal: {} cannot be read: {error}", path.display());
                 }
-                Err(error) => return Err(error),
             }
         }
         Ok(loading)
     }
 
-    fn read_segment(
-        &mut self,
-        files: &Files,
-        path: &Path,
-        bytes: u64,
-    ) -> Result<Loaded, LoadError> {
+    fn read_segment(&mut self, files: &Files, path: &Path, bytes: u64) -> io::Result<Loaded> {
         let file = files.open(path)?;
         let read = |at: u64, len: u64| -> io::Result<Vec<u8>> {
             let mut out = vec![0; usize::try_from(len).map_err(io::Error::other)?];
@@ -112,7 +108,6 @@ impl Loading {
         };
         if bytes >= (HEADER_BYTES + TRAILER_BYTES) as u64 {
             let trailer_at = bytes - TRAILER_BYTES as u64;
-            known(path, &read(0, HEADER_BYTES as u64)?)?;
             let at = format::read_trailer(&read(trailer_at, TRAILER_BYTES as u64)?);
             if let Some(at) = at.filter(|at| *at < trailer_at) {
                 let frame = read(at, trailer_at - at)?;
@@ -128,16 +123,14 @@ impl Loading {
         );
         self.recovered.damaged += 1;
         let content = files.read_all(path)?;
-        known(path, &content)?;
         let scan = self.scan(path, &content);
         let footer =
             footer_of(&scan.batches).ok_or_else(|| io::Error::other("nothing in it is whole"))?;
         Ok(Loaded::Segment { footer, bytes })
     }
 
-    fn read_log(&mut self, files: &Files, path: &Path) -> Result<Loaded, LoadError> {
+    fn read_log(&mut self, files: &Files, path: &Path) -> io::Result<Loaded> {
         let content = files.read_all(path)?;
-        known(path, &content)?;
         let scan = self.scan(path, &content);
         Ok(Loaded::Log {
             batches: scan
@@ -311,26 +304,6 @@ impl Scan {
         self.batches
             .extend(found.map(|batch| (start, bytes.len(), batch)));
         saved
-    }
-}
-
-/// Why nothing can be read.
-#[derive(Debug, thiserror::Error)]
-pub enum LoadError {
-    #[error(transparent)]
-    Io(#[from] io::Error),
-    #[error(transparent)]
-    Refused(#[from] OpenError),
-}
-
-/// Refuses what another version has written.
-fn known(path: &Path, content: &[u8]) -> Result<(), OpenError> {
-    match format::read_header(content) {
-        Header::Version(version) => Err(OpenError::Version {
-            path: path.to_owned(),
-            version,
-        }),
-        Header::Known | Header::Damaged => Ok(()),
     }
 }
 

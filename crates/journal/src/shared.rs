@@ -2,6 +2,7 @@
 //! progress.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,7 +14,7 @@ use powderhorn_protocol::store::Held;
 use crate::clock::Conversion;
 use crate::files::{Files, Kind};
 use crate::index::Index;
-use crate::{Options, State, Wait};
+use crate::{Options, State, Wait, stamp};
 
 /// Messages that the writer has not taken yet. Beyond, the disk is too slow, which is a failure like any
 /// other: they stay in their tails, in memory, and go to disk when it works again.
@@ -105,8 +106,10 @@ pub struct Shared {
     pub jobs_wake: Condvar,
     /// One tail is sealed at a time, whoever does it.
     pub sealing: Mutex<()>,
-    /// The lock on the directory, once it is there.
+    /// The lock on the directory, once it is there and has nothing in it that is not to be touched.
     pub lock: Mutex<Option<File>>,
+    /// The last epoch's stamp, while it could not be written.
+    stamp: Mutex<Option<u64>>,
     pub counts: Counts,
 }
 
@@ -144,6 +147,7 @@ impl Shared {
             jobs_wake: Condvar::new(),
             sealing: Mutex::new(()),
             lock: Mutex::new(lock),
+            stamp: Mutex::new(None),
             counts: Counts::default(),
         }
     }
@@ -363,6 +367,29 @@ impl Shared {
 
     pub fn stopping(&self) -> Stop {
         self.queue.lock().stop
+    }
+
+    pub fn store_stamp(&self, stamp: u64) -> io::Result<()> {
+        let mut unwritten = self.stamp.lock();
+        *unwritten = Some(stamp);
+        if self.lock.lock().is_none() {
+            let reason = self.progress.lock().failed.clone();
+            let reason = reason.unwrap_or_else(|| "the journal is closed".into());
+            return Err(io::Error::other(&*reason));
+        }
+        stamp::write(&self.files, stamp)?;
+        *unwritten = None;
+        Ok(())
+    }
+
+    /// Tries again to write the stamp that could not be written.
+    pub fn store_unwritten_stamp(&self) -> io::Result<()> {
+        let mut unwritten = self.stamp.lock();
+        if let Some(stamp) = *unwritten {
+            stamp::write(&self.files, stamp)?;
+            *unwritten = None;
+        }
+        Ok(())
     }
 
     pub fn thread_begins(&self) {

@@ -14,7 +14,7 @@ use powderhorn_protocol::time::Time;
 use crate::clock::{Anchor, Conversion};
 use crate::files::{Files, Kind};
 use crate::format::{self, HEADER_BYTES};
-use crate::open::{LoadError, Loading};
+use crate::open::Loading;
 use crate::shared::{Shared, Stop, count};
 use crate::writer::{Log, Writer};
 use crate::{Counters, OpenError, Options, Recovered, State, Wait, keeper, reader, since, stamp};
@@ -46,8 +46,9 @@ impl Drop for Handle {
 }
 
 impl Journal {
-    /// Opens the journal in a directory and starts its threads. A disk that cannot be used is no error:
-    /// the state is [`State::Failed`] then, and messages are kept in memory.
+    /// Opens the journal in a directory and starts its threads. A disk that cannot be used is no error, nor are
+    /// files of another version, which are left alone: the state is [`State::Failed`] then, and messages are kept in
+    /// memory.
     pub fn open(options: Options) -> Result<(JournalStore, Journal, Recovered), OpenError> {
         let mut options = options;
         options.bytes_max = options.bytes_max.max(Options::BYTES_MIN);
@@ -58,8 +59,7 @@ impl Journal {
         match files.lock() {
             Ok(Some(file)) => match Loading::read(&files) {
                 Ok(found) => (lock, loading) = (Some(file), Some(found)),
-                Err(LoadError::Refused(error)) => return Err(error),
-                Err(LoadError::Io(error)) => failed = Some(error),
+                Err(error) => failed = Some(error),
             },
             Ok(None) => return Err(OpenError::Locked { path: options.dir }),
             Err(error) => failed = Some(failed.unwrap_or(error)),
@@ -79,6 +79,8 @@ impl Journal {
             loading.build(&conversion, options.tail_bytes(), options.cache_bytes);
         if late {
             start.index.number = now.wall_ms;
+            // Whoever wrote the rest, what can be read of this has never done harm: it only keeps epochs in order.
+            recovered.last_stamp = stamp::read(&files).unwrap_or(None);
         } else {
             match stamp::read(&files) {
                 Ok(stamp) => recovered.last_stamp = stamp,
@@ -166,9 +168,9 @@ impl Journal {
     }
 
     /// Puts the stamp of a new epoch on disk, also for the time after a power cut: to be called before the
-    /// epoch's first message is issued. An error leaves the old stamp.
+    /// epoch's first message is issued. An error leaves the old stamp; it is tried again when the disk works again.
     pub fn store_stamp(&self, stamp: u64) -> std::io::Result<()> {
-        stamp::write(&self.handle.shared.files, stamp)
+        self.handle.shared.store_stamp(stamp)
     }
 
     /// Writes what is queued and ends; whether that was done within `timeout`. What was not, still will be.

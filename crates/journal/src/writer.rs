@@ -185,7 +185,8 @@ impl<'a> Writer<'a> {
     /// Puts all that is in memory only on disk, as segments, and goes on from there.
     fn try_again(&mut self) {
         let shared = self.shared;
-        let sealed = keeper::attach(shared).and_then(|()| {
+        let attached = keeper::attach(shared).and_then(|()| shared.store_unwritten_stamp());
+        let sealed = attached.and_then(|()| {
             // What is frozen goes first: if the disk does not take that, the active tail stays what it is.
             let unsealed = shared.index.lock().unsealed();
             unsealed
@@ -212,7 +213,7 @@ impl<'a> Writer<'a> {
             Ok(position) => shared.recovered(position),
             Err(error) => {
                 let dir = shared.files.dir().display();
-                shared.fail(format!("cannot write to {dir}: {error}"));
+                shared.fail(format!("cannot use {dir}: {error}"));
             }
         }
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use common::{Dir, TestClock, get, id, message, open, options, until, write};
-use powderhorn_journal::{Clock, Journal, OpenError, Options};
+use common::{Dir, SECOND, TestClock, get, id, message, open, options, until, write};
+use powderhorn_journal::{Clock, Journal, Options, State, Wait};
 use powderhorn_protocol::id::MessageId;
 use powderhorn_protocol::store::{Held, Store};
 use rand::rngs::StdRng;
@@ -344,22 +344,77 @@ fn whatever_is_in_the_files_a_start_survives_it() {
     }
 }
 
+/// All that is in a directory.
+fn contents(dir: &Dir) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let paths = fs::read_dir(&dir.0).unwrap();
+    let paths = paths.map(|entry| entry.unwrap().path());
+    paths
+        .map(|path| (path.clone(), fs::read(path).unwrap()))
+        .collect()
+}
+
+/// An upgrade, or the way back from one, must not cost a node its VCL, nor the old version its journal.
 #[test]
-fn another_version_is_refused_by_name_and_kept() {
+fn a_journal_of_another_version_is_left_alone_and_said() {
     let dir = Dir::new();
-    log(&dir, &[2]);
+    segments(&dir);
+    {
+        let (_store, journal, _) = open(&dir);
+        journal.store_stamp(77).unwrap();
+    }
+    // One of its files says it, and what is left over beside it is somebody else's, too.
     let path = dir.files("log").remove(0);
     let mut content = fs::read(&path).unwrap();
     content[8] = 9;
     let crc = crc32(&content[..12]);
     content[12..16].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &content).unwrap();
-    let Err(error) = Journal::open(options(&dir)) else {
-        panic!("it was opened");
+    fs::write(dir.0.join("00000000000000aa.tmp"), "unfinished").unwrap();
+    let before = contents(&dir);
+    assert!(before.len() >= 5, "{:?}", before.keys());
+
+    let (mut store, journal, recovered) = open(&dir);
+    assert!(recovered.streams.is_empty());
+    assert_eq!((recovered.last_stamp, recovered.damaged), (Some(77), 0));
+    let says_it = |reason: &str| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        for part in [
+            dir.0.to_str().unwrap(),
+            name,
+            "format 9",
+            "move all that is in",
+        ] {
+            assert!(reason.contains(part), "{part}: {reason}");
+        }
     };
-    assert!(matches!(error, OpenError::Version { version: 9, .. }));
-    assert!(error.to_string().contains(path.to_str().unwrap()));
-    assert_eq!(fs::read(&path).unwrap(), content);
+    let State::Failed(reason) = journal.state() else {
+        panic!("it says nothing");
+    };
+    says_it(&reason);
+    says_it(&journal.store_stamp(88).unwrap_err().to_string());
+    let held = message(id(7, 1), powderhorn_journal::SystemClock.boot());
+    store.insert(id(7, 1), held.clone());
+    assert_eq!(get(&mut store, id(7, 1)), Some(held));
+    let tried = journal.counters().write_errors;
+    until("it is tried again", || {
+        journal.counters().write_errors >= tried + 3
+    });
+    let Wait::NotJournalled(reason) = journal.wait(journal.position(), SECOND) else {
+        panic!("it was written");
+    };
+    says_it(&reason);
+    assert!(contents(&dir) == before, "something was changed");
+
+    // Once all of that is elsewhere the same life goes on, with its stamp.
+    for path in before.keys() {
+        fs::remove_file(path).unwrap();
+    }
+    until("it is used", || journal.state() == State::Ok);
+    journal.kill();
+    drop((store, journal));
+    let (mut store, _journal, recovered) = open(&dir);
+    assert_eq!((recovered.last_stamp, recovered.damaged), (Some(88), 0));
+    assert!(get(&mut store, id(7, 1)).is_some());
 }
 
 /// The checksum, computed another way.

@@ -143,6 +143,38 @@ fn an_answer_before_the_append_is_found_out() {
     assert!(lost > 0, "no purge is gone");
 }
 
+/// After an upgrade, say. What that version has left is not touched, so there is a way back.
+#[test]
+fn a_journal_of_another_version_is_said_and_purges_go_on() {
+    let dir = TempDir::new();
+    let (first, second) = pair(&dir);
+    let state = dir.0.join("state");
+    std::fs::create_dir(&state).unwrap();
+    let log = state.join("0000000000000001.log");
+    // The mark, version 9, and their checksum.
+    let header = b"PHjrnl\r\n\x09\0\0\0\xce\xcb\xe4\x31";
+    std::fs::write(&log, header).unwrap();
+    let nodes = [TestNode::start(first), TestNode::start(second)];
+    all_met(&nodes);
+    let id = nodes[0].purge(1);
+    let Journalled::No(reason) = nodes[0].node.wait_journalled() else {
+        panic!("it was written");
+    };
+    eventually("applied there all the same", || nodes[1].knows(id));
+    let status = nodes[0].node.status();
+    for text in [&*reason, &status.verdict] {
+        for part in ["another version", "format 9", "move all that is in"] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
+    }
+    assert_eq!(status.journal.unwrap().state, "failed");
+    assert_eq!(nodes[0].counter("journal_failed"), 1);
+    assert_eq!(nodes[0].counter("not_journalled"), 1);
+    let files: Vec<_> = std::fs::read_dir(&state).unwrap().collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+    assert_eq!(std::fs::read(&log).unwrap(), header);
+}
+
 #[test]
 fn a_state_directory_that_cannot_be_used_is_said_and_purges_go_on() {
     let dir = TempDir::new();
