@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use common::{CONNECT_TIMEOUT, alone, start};
+use common::{CONNECT_TIMEOUT, alone, served, start, version};
 use powderhorn_fleet::fleet::{self, Fleet, ID_HEADER, START_TIMEOUT};
 use powderhorn_fleet::http::Request;
 
@@ -53,14 +53,16 @@ fn wait_known(fleet: &Fleet, ids: &[String], what: &str) {
 }
 
 /// The worst that can happen to an answered purge: nobody else has it, and its node's cache process dies
-/// within a millisecond of the answer. Three nodes die in each round, each with a purge of its own.
+/// within a millisecond of the answer. Three nodes die in each round, each with a purge of its own, of an object that
+/// all four have; what counts is that the fourth serves it no more.
 #[test]
 fn a_purge_that_was_answered_survives_kill_9_of_its_cache() {
     const NODES: usize = 4;
     let _alone = alone();
     let mut fleet = start(NODES);
     let wanted = kills();
-    let (mut late, mut tried, begun) = (Vec::new(), 0, Instant::now());
+    let (mut late, mut tried, mut gone) = (Vec::new(), 0, 0);
+    let begun = Instant::now();
     for round in 0.. {
         if late.len() >= wanted {
             break;
@@ -76,26 +78,43 @@ fn a_purge_that_was_answered_survives_kill_9_of_its_cache() {
             .filter(|node| *node != survivor)
             .take(left)
             .collect();
+        let urls: Vec<_> = (0..dying.len())
+            .map(|n| format!("/object/{round}/{n}"))
+            .collect();
+        for url in &urls {
+            for node in 0..NODES {
+                assert_eq!(served(&fleet, node, url).0, version(1, url));
+                assert_eq!(served(&fleet, node, url), (version(1, url), true));
+            }
+            fleet.origin.bump(url);
+        }
         let relay = fleet.relay.as_ref().expect("a relay");
         dying.iter().for_each(|&node| relay.cut_node(node));
         let (mut ids, mut killed) = (Vec::new(), Vec::new());
-        for &node in &dying {
+        for (&node, url) in dying.iter().zip(&urls) {
             let varnish = &fleet.nodes[node].varnish;
             let child = varnish.worker().expect("a cache process");
             let mut client = fleet.client(node);
-            let url = format!("/object/{round}");
-            let answer = client.send(&Request::purge(&url));
+            let answer = client.send(&Request::purge(url));
             varnish.kill(child).expect("it was there");
             let sent = Instant::now();
             let answer = answer.expect("the purge is answered");
             let delay = sent - client.last_read().expect("there was an answer");
             tried += 1;
             late.extend(Some(delay).filter(|delay| *delay <= AT_ONCE));
-            ids.push(fleet.purge_id(node, &url, &answer).expect("an id"));
+            ids.push(fleet.purge_id(node, url, &answer).expect("an id"));
             killed.push((node, child));
         }
         for id in &ids {
             assert!(!knows(&fleet, survivor, id), "the cut does not hold");
+        }
+        for url in &urls {
+            let stale = (version(1, url), true);
+            assert_eq!(
+                served(&fleet, survivor, url),
+                stale,
+                "the cut does not hold"
+            );
         }
         let relay = fleet.relay.as_ref().expect("a relay");
         dying.iter().for_each(|&node| relay.heal_node(node));
@@ -106,10 +125,19 @@ fn a_purge_that_was_answered_survives_kill_9_of_its_cache() {
             restarted.expect("the manager starts another cache process");
         }
         wait_known(&fleet, &ids, &format!("round {round}"));
+        // Those that died have nothing of what they had; the survivor must have lost it to the purge.
+        for (url, node) in urls
+            .iter()
+            .flat_map(|url| (0..NODES).map(move |node| (url, node)))
+        {
+            assert_eq!(served(&fleet, node, url).0, version(2, url), "node {node}");
+        }
+        gone += urls.len();
     }
     late.sort();
     println!(
-        "{} kills within {AT_ONCE:?} of the answer's last byte, of {tried}; median {:?}, most {:?}; {:.0?}",
+        "{} kills within {AT_ONCE:?} of the answer's last byte, of {tried}; median {:?}, most {:?}; {gone} objects are \
+         gone where they were; {:.0?}",
         late.len(),
         late[late.len() / 2],
         late[late.len() - 1],

@@ -33,3 +33,14 @@ pub fn start(nodes: usize) -> Fleet {
     fleet.wait_connected(CONNECT_TIMEOUT).expect("all meet");
     fleet
 }
+
+/// What a node serves for a URL, and whether it had it.
+pub fn served(fleet: &Fleet, node: usize, url: &str) -> (String, bool) {
+    let answer = fleet.client(node).get(url).expect("the node answers");
+    (answer.text(), fleet::is_hit(&answer))
+}
+
+/// What the origin has for a URL in its so many-th version.
+pub fn version(n: u64, url: &str) -> String {
+    format!("version {n} of {url}\n")
+}
