@@ -130,7 +130,8 @@ mod tests {
 
     #[test]
     fn a_text_is_cut_at_a_line_and_says_so() {
-        let text: String = (0..1_000).map(|n| format!("line {n}\n")).collect();
+        let lines: Vec<String> = (0..1_000).map(|n| format!("line {n}\n")).collect();
+        let text = lines.concat();
         assert_eq!(fit_text(text.clone(), text.len()), text);
         let cut = fit_text(text.clone(), 500);
         assert!(cut.len() <= 500, "{cut}");

@@ -97,7 +97,10 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
             Ok(done.failures.is_empty())
         }
         Command::Converge(args) => {
-            let bar = bar(args.count());
+            let bar = match args.count() {
+                0 => spinner("computing"),
+                runs => bar(runs),
+            };
             let answer = converge::run(&args, &mut || bar.inc(1));
             bar.finish_and_clear();
             say(&answer?.to_string())?;

@@ -24,6 +24,10 @@ const PEERS_MAX: usize = 4_096;
 const RATE_MAX: f64 = 100_000.0;
 /// Highest loss that is answered for.
 const LOSS_MAX: f64 = 0.9;
+/// Latencies that percentiles are taken of, at least.
+const DELIVERIES_MIN: u64 = 1_000;
+/// Seconds of one node that a run takes at most: a minute or so of ours.
+const NODE_SECONDS_MAX: f64 = 100_000.0;
 /// One way between two sites; between nodes where there is one site.
 const FAR: Duration = Duration::from_millis(40);
 const NEAR: Duration = Duration::from_millis(1);
@@ -108,7 +112,15 @@ impl SizeArgs {
         if self.sites > 1 { FAR } else { NEAR }
     }
 
-    /// A run of a few seconds: long enough for some rounds, short enough for some million events.
+    /// How long purges are issued: a few seconds, long enough for some rounds and short enough for some million
+    /// events; where there are few purges, until there are enough.
+    fn lasts(&self, nodes: usize) -> Duration {
+        let rounds = (2_000.0 / self.rate).clamp(0.2, 20.0);
+        let purges = DELIVERIES_MIN as f64 / (nodes - 1) as f64;
+        let most = NODE_SECONDS_MAX / nodes as f64;
+        Duration::from_secs_f64(rounds.max(purges.ceil() / self.rate).min(most))
+    }
+
     fn measure(&self) -> Measured {
         let nodes = self.nodes.min(SIMULATED_MAX);
         let (repair_bytes_peer, repair_bytes_all) = repair_budgets(self.rate);
@@ -120,7 +132,7 @@ impl SizeArgs {
             loss: self.loss,
             delay: self.delay(),
             lead: Duration::ZERO,
-            lasts: Duration::from_secs_f64((2_000.0 / self.rate).clamp(0.2, 20.0)),
+            lasts: self.lasts(nodes),
             config: Config {
                 replay_window: 4_096,
                 repair_bytes_peer: repair_bytes_peer as u64,
@@ -157,15 +169,10 @@ pub fn run(args: &SizeArgs) -> Result<Value, SizeError> {
     }))
 }
 
-/// Whether all purges were everywhere in the end: what was measured of the others alone would be too good.
-fn complete(measured: &Measured) -> bool {
-    measured.coverage >= 1.0
-}
-
 fn latency(args: &SizeArgs, measured: &Measured) -> Value {
     let large = args.nodes > SIMULATED_MAX;
     let at = |share, measured_ms: f64| -> Value {
-        if !complete(measured) {
+        if measured.deliveries < DELIVERIES_MIN {
             return Value::Null;
         }
         let ms = if large {
@@ -173,7 +180,11 @@ fn latency(args: &SizeArgs, measured: &Measured) -> Value {
         } else {
             measured_ms
         };
-        json!((ms * 10.0).round() / 10.0)
+        if ms.is_finite() {
+            json!((ms * 10.0).round() / 10.0)
+        } else {
+            Value::Null
+        }
     };
     let run = format!("a run of the production core, {} nodes", measured.nodes);
     let by = if large {
@@ -393,11 +404,16 @@ fn human_bytes(bytes: f64) -> String {
 
 fn warnings(args: &SizeArgs, measured: &Measured) -> Vec<String> {
     let mut warnings = Vec::new();
-    if !complete(measured) {
+    if measured.coverage < 1.0 {
         warnings.push(format!(
-            "Of all purges that each node should have, {:.3} % were there two minutes after the last one: no \
-             latency can be said.",
+            "Of all purges that each node should have, {:.3} % were there two minutes after the last one: the \
+             others are counted as later than any.",
             measured.coverage * 100.0
+        ));
+    }
+    if measured.deliveries < DELIVERIES_MIN {
+        warnings.push(format!(
+            "At this rate a run long enough for {DELIVERIES_MIN} latencies takes too long: none can be said."
         ));
     }
     if args.nodes - 1 > PEERS_MAX {
@@ -422,7 +438,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_run_in_which_purges_are_missing_no_latency_is_said() {
+    fn purges_that_are_missing_are_later_than_any() {
         let args = SizeArgs {
             nodes: 2,
             sites: 1,
@@ -435,6 +451,12 @@ mod tests {
 
         let part = Measured {
             coverage: 0.75,
+            p95_ms: f64::INFINITY,
+            p99_ms: f64::INFINITY,
+            ..whole
+        };
+        let few = Measured {
+            deliveries: DELIVERIES_MIN - 1,
             ..whole
         };
         for nodes in [2, 301] {
@@ -442,11 +464,32 @@ mod tests {
                 nodes,
                 ..args.clone()
             };
-            for name in ["p50_ms", "p95_ms", "p99_ms"] {
+            assert!(latency(&args, &part)["p50_ms"].is_number());
+            for name in ["p95_ms", "p99_ms"] {
                 assert!(latency(&args, &part)[name].is_null(), "{name}");
             }
+            assert!(latency(&args, &few)["p50_ms"].is_null());
+            assert!(warnings(&args, &few)[0].contains("1000 latencies"));
             let told = warnings(&args, &part);
             assert!(told[0].contains("75.000 %"), "{told:?}");
         }
+    }
+
+    #[test]
+    fn a_quiet_fleet_is_run_until_there_are_enough_latencies() {
+        let args = SizeArgs {
+            nodes: 2,
+            sites: 1,
+            rate: 0.1,
+            loss: 0.1,
+        };
+        let measured = args.measure();
+        assert!(measured.deliveries >= DELIVERIES_MIN);
+        // One in ten has to wait for a digest, and some of these for another one.
+        assert!(
+            measured.p95_ms > 20.0 && measured.p99_ms > 100.0,
+            "{measured:?}"
+        );
+        assert!(measured.p50_ms < 2.0, "{measured:?}");
     }
 }

@@ -65,7 +65,7 @@ pub struct Measured {
     pub digest_datagrams: f64,
     /// Their bytes, without seal, UDP and IPv4.
     pub digest_bytes: f64,
-    /// Latency at all nodes but the issuer.
+    /// Latency at all nodes but the issuer; what never came is later than anything.
     pub p50_ms: f64,
     /// See `p50_ms`.
     pub p95_ms: f64,
@@ -75,6 +75,8 @@ pub struct Measured {
     pub recovered: f64,
     /// Share of (purge, node) pairs applied in the end.
     pub coverage: f64,
+    /// How many latencies there are.
+    pub deliveries: u64,
 }
 
 /// What a node sends in a round when nothing was ever issued.
@@ -166,7 +168,18 @@ impl Load {
         let gossip_bytes =
             on_the_wire / self.config.round.as_secs_f64() + sent.repair_bytes / node_seconds;
         let all = fleet.record.all();
-        let received = all.latency.count().max(1) as f64;
+        let deliveries = all.latency.count();
+        let received = deliveries.max(1) as f64;
+        // The issuer is among those that have it.
+        let coverage = fleet.coverage();
+        let nodes = self.nodes as f64;
+        let arrived = 1.0 - (1.0 - coverage) * nodes / (nodes - 1.0).max(1.0);
+        let latency_ms = |share: f64| {
+            if share > arrived {
+                return f64::INFINITY;
+            }
+            all.latency.quantile_ms(share / arrived)
+        };
         Measured {
             nodes: self.nodes,
             datagrams: sent.datagrams / node_seconds,
@@ -174,11 +187,12 @@ impl Load {
             dissemination_bytes: (bytes - gossip_bytes).max(0.0),
             digest_datagrams: digests,
             digest_bytes,
-            p50_ms: all.latency.quantile_ms(0.5),
-            p95_ms: all.latency.quantile_ms(0.95),
-            p99_ms: all.latency.quantile_ms(0.99),
+            p50_ms: latency_ms(0.5),
+            p95_ms: latency_ms(0.95),
+            p99_ms: latency_ms(0.99),
             recovered: all.recovered as f64 / received,
-            coverage: fleet.coverage(),
+            coverage,
+            deliveries,
         }
     }
 
