@@ -234,6 +234,19 @@ pub struct Check {
     pub reference: f64,
     /// Where the other value comes from.
     pub source: String,
+    /// What ours must be, if it is a mark and not only for comparison.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mark: Option<Must>,
+}
+
+/// What a value must be.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Must {
+    /// No more than this.
+    AtMost(f64),
+    /// No less than this.
+    AtLeast(f64),
 }
 
 impl Check {
@@ -251,6 +264,16 @@ impl Check {
             ours,
             reference,
             source: source.to_owned(),
+            mark: None,
+        }
+    }
+
+    /// Whether it is a mark that was missed. Nothing that is not a number meets any.
+    pub fn is_missed(&self) -> bool {
+        match self.mark {
+            None => false,
+            Some(Must::AtMost(most)) => !(self.ours <= most),
+            Some(Must::AtLeast(least)) => !(self.ours >= least),
         }
     }
 }
@@ -289,13 +312,22 @@ pub enum PlotError {
         /// What plotters says.
         reason: String,
     },
+    /// The figure was written, and shows that something is not as it must be.
+    #[error("{name}: {what}")]
+    Missed {
+        /// The figure.
+        name: String,
+        /// Which marks, and what was measured.
+        what: String,
+    },
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
 impl Figure {
-    /// Writes `<name>.svg` and `<name>.json` into the folder `out`, which is made if need be.
+    /// Writes `<name>.svg` and `<name>.json` into the folder `out`, which is made if need be. Marks that were
+    /// missed are an error, once both are written.
     pub fn write(&self, out: &Path) -> Result<(), PlotError> {
         let put = |path: PathBuf, text: &str| {
             fs::write(&path, text).map_err(|source| PlotError::Write { path, source })
@@ -312,7 +344,23 @@ impl Figure {
         put(
             out.join(format!("{}.json", self.name)),
             &format!("{:#}\n", Compact(&self.json())),
-        )
+        )?;
+        let missed = self.checks.iter().filter(|check| check.is_missed());
+        let missed: Vec<String> = missed
+            .map(|check| {
+                format!(
+                    "{}: {} {}, which misses the mark",
+                    check.what, check.ours, check.unit
+                )
+            })
+            .collect();
+        if missed.is_empty() {
+            return Ok(());
+        }
+        Err(PlotError::Missed {
+            name: self.name.clone(),
+            what: missed.join("; "),
+        })
     }
 
     fn json(&self) -> Value {
@@ -393,4 +441,46 @@ impl std::fmt::Display for Compact<'_> {
 
 fn text(px: f64, colour: RGBColor) -> TextStyle<'static> {
     ("sans-serif", px * LINE_EM).into_font().color(&colour)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missed_mark_is_an_error_once_the_figure_is_written() {
+        let out = std::env::temp_dir().join(format!("powderhorn-plot-{}", std::process::id()));
+        let figure = |ours: f64, mark: Option<Must>| Figure {
+            name: "marks".to_owned(),
+            title: "Marks".to_owned(),
+            note: String::new(),
+            panels: Vec::new(),
+            checks: vec![Check {
+                mark,
+                ..Check::new("latency", "s", ours, 2.0, "nobody")
+            }],
+        };
+        for (ours, mark) in [
+            (2.5, None),
+            (2.0, Some(Must::AtMost(2.0))),
+            (2.0, Some(Must::AtLeast(2.0))),
+        ] {
+            assert!(figure(ours, mark).write(&out).is_ok(), "{ours}, {mark:?}");
+        }
+        for (ours, mark) in [
+            (2.5, Must::AtMost(2.0)),
+            (1.5, Must::AtLeast(2.0)),
+            (f64::NAN, Must::AtMost(2.0)),
+        ] {
+            let missed = figure(ours, Some(mark)).write(&out);
+            let told = missed.expect_err("a missed mark").to_string();
+            assert!(
+                told.starts_with(&format!("marks: latency: {ours} s")),
+                "{told}"
+            );
+            let json = fs::read_to_string(out.join("marks.json")).expect("was written");
+            assert!(json.contains("\"mark\""), "{json}");
+        }
+        fs::remove_dir_all(&out).expect("was made");
+    }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use toml::{Table, Value};
 
 use super::{Effort, FigureError};
-use crate::plot::{Axis, Check, Colour, Corner, Figure, Mark, Panel, Series};
+use crate::plot::{Axis, Check, Colour, Corner, Figure, Mark, Must, Panel, Series};
 use crate::record::{self, Histogram, Recorder};
 use crate::scenario::{Report, Scenario, ScenarioError};
 use crate::size::repair_budgets;
@@ -102,6 +102,7 @@ const INCIDENTS: [Incident; 4] = [
 
 /// Draws a figure for each incident.
 pub fn draw(out: &Path, effort: Effort) -> Result<(), FigureError> {
+    let mut written = Ok(());
     for incident in &INCIDENTS {
         let run = Run::new(incident, None, effort.pick(20.0, 1.0))?;
         let mut checks = run.checks(incident);
@@ -121,9 +122,10 @@ pub fn draw(out: &Path, effort: Effort) -> Result<(), FigureError> {
             panels: run.panels(incident),
             checks,
         };
-        figure.write(out)?;
+        // A mark that one misses is no reason not to draw the next.
+        written = written.and(figure.write(out));
     }
-    Ok(())
+    Ok(written?)
 }
 
 /// Without the source, which the JSON names.
@@ -306,16 +308,20 @@ impl Run {
     fn checks(&self, incident: &Incident) -> Vec<Check> {
         let mut checks = Vec::new();
         let at = format!("at {} purges/s", self.rate);
-        let mut check = |what: String, unit: &str, ours: f64, reference: f64, source: &str| {
-            let what = format!("{what}, {at}");
-            checks.push(Check::new(&what, unit, ours, reference, source));
-        };
+        let mut check =
+            |what: String, unit: &str, ours: f64, reference: f64, source: &str, must| {
+                let what = format!("{what}, {at}");
+                let mut check = Check::new(&what, unit, ours, reference, source);
+                check.mark = must;
+                checks.push(check);
+            };
         check(
             "purges applied, of all that should be".to_owned(),
             "%",
             self.report.coverage * 100.0,
             100.0,
             "our mark: each purge on each node",
+            Some(Must::AtLeast(100.0)),
         );
         let (first, _) = incident.groups[0];
         for (&(from, to), word) in self.faults.iter().zip(incident.faults) {
@@ -329,6 +335,7 @@ impl Run {
                         latency.quantile_ms(share) / 1e3,
                         most,
                         incident.said,
+                        Some(Must::AtMost(most)),
                     );
                 }
                 check(
@@ -337,6 +344,7 @@ impl Run {
                     self.throughput(first, (from, to)),
                     1.0,
                     incident.said,
+                    None,
                 );
             }
             check(
@@ -345,6 +353,7 @@ impl Run {
                 self.last_straggler_s(to),
                 HEALED_S,
                 "our mark",
+                Some(Must::AtMost(HEALED_S)),
             );
             check(
                 format!("unaffected: throughput while {word}, of what was issued"),
@@ -352,6 +361,7 @@ impl Run {
                 self.throughput("unaffected", (from, to)),
                 1.0,
                 "our mark: within 5 %",
+                Some(Must::AtLeast(0.95)),
             );
             check(
                 format!("unaffected: p95 of latency while {word}, against before"),
@@ -361,6 +371,7 @@ impl Run {
                     .quantile_ms(0.95)
                     / 1e3,
                 "the same run before the incident",
+                None,
             );
         }
         checks

@@ -46,6 +46,9 @@ pub enum FigureError {
     /// Memory could not be measured.
     #[error("measuring memory: {0}")]
     Footprint(String),
+    /// All were drawn, and what some show is not as it must be.
+    #[error("marks were missed:\n{0}")]
+    Missed(String),
     /// There is none of that name. Nothing was drawn.
     #[error("--only {0}: no such figure; there are {known}", known = names())]
     Unknown(String),
@@ -95,7 +98,7 @@ impl FiguresArgs {
     }
 }
 
-/// Draws them. `next` is told the name of each one before its turn.
+/// Draws them all, and then says which marks were missed. `next` is told the name of each one before its turn.
 pub fn run(args: &FiguresArgs, next: &mut dyn FnMut(&str)) -> Result<(), FigureError> {
     let known = |only: &String| FIGURES.iter().any(|(name, _)| name == only);
     if let Some(unknown) = args.only.iter().find(|only| !known(only)) {
@@ -106,11 +109,19 @@ pub fn run(args: &FiguresArgs, next: &mut dyn FnMut(&str)) -> Result<(), FigureE
     } else {
         Effort::Full
     };
-    for (name, draw) in FIGURES {
-        if args.wants(name) {
-            next(name);
-            draw(&args.out, effort)?;
+    let mut missed = Vec::new();
+    for (name, draw) in FIGURES.iter().filter(|(name, _)| args.wants(name)) {
+        next(name);
+        // The others are worth looking at all the same.
+        match draw(&args.out, effort) {
+            Err(FigureError::Plot(PlotError::Missed { name, what })) => {
+                missed.push(format!("{name}: {what}"));
+            }
+            done => done?,
         }
     }
-    Ok(())
+    if missed.is_empty() {
+        return Ok(());
+    }
+    Err(FigureError::Missed(missed.join("\n")))
 }
