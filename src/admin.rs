@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use powderhorn_node::purge::Host;
 use powderhorn_node::{
-    Journalled, MessageIds, Node, Purge, Receipt, Status, StreamStatus, fit, fit_text,
+    Journalled, MessageIds, Node, Purge, Receipt, Status, StreamStatus, fit, fit_list, fit_text,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -50,8 +50,8 @@ impl Answer {
     }
 }
 
-/// Both forms of an answer; only one of them is made.
-type Forms<'a> = (&'a dyn Fn() -> String, &'a dyn Fn() -> Value);
+/// Both forms of an answer; only one of them is made. The second is in the room that there is, if it can be.
+type Forms<'a> = (&'a dyn Fn() -> String, &'a dyn Fn() -> Option<String>);
 
 static ANSWERED: AtomicU64 = AtomicU64::new(0);
 
@@ -72,7 +72,7 @@ pub fn answer(command: Command, args: &[&[u8]], as_json: bool, room: usize) -> A
             status: OK,
             text: fit_text(text(), room),
         },
-        true => match fit(&mut json(), room) {
+        true => match json() {
             Some(text) => Answer { status: OK, text },
             None => Answer::cant("the answer is too long: raise cli_limit"),
         },
@@ -81,22 +81,28 @@ pub fn answer(command: Command, args: &[&[u8]], as_json: bool, room: usize) -> A
     match command {
         Command::Status => {
             let status = node.status();
-            show((&|| status_text(&status), &|| status_json(&status)))
+            show((&|| status_text(&status), &|| {
+                fit(&mut status_json(&status), room)
+            }))
         }
         Command::Peers => {
             let status = node.status();
-            show((&|| peers_text(&status), &|| peers_json(&status)))
+            show((&|| peers_text(&status), &|| {
+                fit(&mut peers_json(&status), room)
+            }))
         }
         Command::Digest => show((&|| node.digest_text(DIGEST_BYTES_MAX), &|| {
-            digest_json(&node.streams())
+            digest_json(&node.streams(), room)
         })),
         Command::Streams => {
             let mut streams = node.streams();
             streams.sort_by_key(|stream| std::cmp::Reverse(stream.lacking));
-            show((&|| streams_text(&streams), &|| streams_json(&streams)))
+            show((&|| streams_text(&streams), &|| streams_json(&streams, room)))
         }
         Command::Trace => match trace(node, argument(0)) {
-            Ok(receipt) => show((&|| receipt_text(&receipt), &|| value(&receipt))),
+            Ok(receipt) => show((&|| receipt_text(&receipt), &|| {
+                fit(&mut value(&receipt), room)
+            })),
             Err(answer) => answer,
         },
         Command::Purge | Command::Flush => {
@@ -105,7 +111,7 @@ pub fn answer(command: Command, args: &[&[u8]], as_json: bool, room: usize) -> A
                 _ => flush(argument(0)),
             };
             match purge.and_then(|purge| issue(node, purge)) {
-                Ok(issued) => show((&|| issued_text(&issued), &|| value(&issued))),
+                Ok(issued) => show((&|| issued_text(&issued), &|| fit(&mut value(&issued), room))),
                 Err(answer) => answer,
             }
         }
@@ -156,7 +162,7 @@ pub fn peers_json(status: &Status) -> Value {
     json!({ "verdict": status.verdict, "peers": status.peers })
 }
 
-fn digest_json(streams: &[StreamStatus]) -> Value {
+fn digest_json(streams: &[StreamStatus], room: usize) -> Option<String> {
     let digest = |stream: &StreamStatus| {
         json!({
             "stream": stream.stream,
@@ -167,10 +173,10 @@ fn digest_json(streams: &[StreamStatus]) -> Value {
             "ranges_left_out": stream.ranges_left_out,
         })
     };
-    json!({ "streams": streams.iter().map(digest).collect::<Vec<_>>() })
+    fit_list("streams", streams.iter().map(digest), room)
 }
 
-fn streams_json(streams: &[StreamStatus]) -> Value {
+fn streams_json(streams: &[StreamStatus], room: usize) -> Option<String> {
     let told = |stream: &StreamStatus| {
         json!({
             "stream": stream.stream,
@@ -184,7 +190,7 @@ fn streams_json(streams: &[StreamStatus]) -> Value {
             "unsupported": stream.unsupported,
         })
     };
-    json!({ "streams": streams.iter().map(told).collect::<Vec<_>>() })
+    fit_list("streams", streams.iter().map(told), room)
 }
 
 fn streams_text(streams: &[StreamStatus]) -> String {

@@ -64,7 +64,7 @@ pub use crate::config::{
     Config, ConfigError, Discovery, JOURNAL_DIR, JournalConfig, KEY_HEADERS, Limits, LogConfig,
     PEERS_MAX, PORT_MIN, PeerConfig, PurgeConfig,
 };
-pub use crate::fit::{fit, fit_text};
+pub use crate::fit::{fit, fit_list, fit_text};
 pub use crate::journal::{JournalStatus, Journalled};
 pub use crate::keys::{KEYS_MAX, KeyError, KeyId, Keyring};
 pub use crate::latency::Latency;
