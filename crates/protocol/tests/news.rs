@@ -371,3 +371,25 @@ fn in_a_large_fleet_news_is_seconds_old() {
     assert_eq!(oldest.len(), 100);
     assert!(oldest[99] < secs(20));
 }
+
+/// As many streams as just fill a digest's datagram.
+#[test]
+fn busy_streams_leave_room_for_news() {
+    let mut fleet = Fleet::new(9, 100, &Config::default());
+    fleet.run(secs(20));
+    for _ in 0..15 {
+        for issuer in 0..46 {
+            fleet.issue(issuer);
+        }
+        fleet.run(secs(2));
+    }
+    let oldest = (0..100).filter_map(|node| everywhere(&fleet, node));
+    let oldest: Vec<_> = oldest.collect();
+    println!(
+        "{} of 100 know, all within {:?}",
+        oldest.len(),
+        oldest.iter().max()
+    );
+    assert_eq!(oldest.len(), 100);
+    assert!(oldest.iter().all(|oldest| *oldest < secs(20)));
+}
