@@ -418,7 +418,7 @@ fn warnings(args: &SizeArgs, measured: &Measured) -> Vec<String> {
     }
     if args.nodes - 1 > PEERS_MAX {
         warnings.push(format!(
-            "A node takes at most {PEERS_MAX} peers: a flat fleet of {} is the wrong shape.",
+            "A node takes at most {PEERS_MAX} peers, whatever sites they are in: a fleet of {} cannot be run.",
             args.nodes
         ));
     }
