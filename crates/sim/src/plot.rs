@@ -270,11 +270,12 @@ impl Check {
 
     /// Whether it is a mark that was missed. Nothing that is not a number meets any.
     pub fn is_missed(&self) -> bool {
-        match self.mark {
-            None => false,
-            Some(Must::AtMost(most)) => !(self.ours <= most),
-            Some(Must::AtLeast(least)) => !(self.ours >= least),
-        }
+        let met = match self.mark {
+            None => true,
+            Some(Must::AtMost(most)) => self.ours <= most,
+            Some(Must::AtLeast(least)) => self.ours >= least,
+        };
+        !met
     }
 }
 
