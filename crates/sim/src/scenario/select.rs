@@ -1,7 +1,8 @@
 //! Which nodes and paths a scenario's words mean.
 
+use super::check::NODES_MAX;
 use super::parts::{SitePath, SiteSpec, What};
-use super::{NODES_MAX, PathSpec, Scenario, Wrong};
+use super::{PathSpec, Scenario, Wrong};
 use crate::net::{Nodes, Path};
 
 impl Scenario {
