@@ -1,4 +1,5 @@
-//! Scenarios end to end: runs repeat, mistakes are named, and the protocol's ideas do what they are for.
+//! Scenarios end to end: runs repeat, mistakes are named, nothing shows nothing, and the protocol's ideas do
+//! what they are for.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -112,4 +113,51 @@ fn a_healthy_network_delivers_at_its_own_delay() {
     wan.duration = Span(Duration::from_secs(60));
     let report = run(&wan, 1);
     assert!(report.passed(), "{:#?}", report.checks);
+}
+
+/// A fault that ends when another begins at the same node does not undo it, whichever stands first.
+#[test]
+fn a_fault_that_begins_when_another_ends_lasts() {
+    let text = r#"
+        name = "back to back"
+        duration = "60s"
+        traffic = { purges_per_second = 50, origins = 1 }
+        site = [{ name = "a", nodes = 3 }]
+        fault = [
+            { at = "10s", for = "49s", kind = "crash", nodes = ["a/0"] },
+            { at = "1s", for = "9s", kind = "crash", nodes = ["a/0"] },
+        ]"#;
+    let report = run(&Scenario::parse("back", text).expect("a scenario"), 1);
+    let (issued, not) = (report.issued, report.not_issued);
+    assert!(
+        issued > 0 && not > issued * 10,
+        "{issued} issued, {not} not"
+    );
+}
+
+/// Both words take away; were each of them a set of its own, all nodes were in the first group.
+#[test]
+fn several_words_with_not_leave_what_none_of_them_names() {
+    let text = r#"
+        name = "not"
+        duration = "60s"
+        traffic = { purges_per_second = 50 }
+        site = [{ name = "a", nodes = 3 }, { name = "b", nodes = 3 }, { name = "c", nodes = 3 }]
+        [group]
+        neither = ["!a", "!b/1-2"]
+        a = ["a"]
+        some = ["b", "!b/0"]
+        [[expect]]
+        group = "neither"
+        ms_max = 1000"#;
+    let report = run(&Scenario::parse("not", text).expect("a scenario"), 1);
+    assert!(report.passed(), "{:?}", report.checks);
+    let applied = |at: usize| report.groups[at].applied / report.issued;
+    assert_eq!(
+        ["a", "neither", "some", "others"].map(|name| {
+            let at = report.groups.iter().position(|group| group.group == name);
+            applied(at.expect("a group"))
+        }),
+        [3, 4, 2, 0]
+    );
 }

@@ -93,7 +93,7 @@ pub(super) enum What {
         one_way: bool,
     },
     /// Each node has two neighbours left.
-    Ring,
+    Ring {},
     /// Two halves that only `nodes` can both talk to.
     Bridge { nodes: Vec<String> },
     /// Paths change.
@@ -142,6 +142,18 @@ pub(super) fn ten_seconds() -> Span {
 }
 pub(super) fn a_minute() -> Span {
     Span(Duration::from_secs(60))
+}
+
+impl Expect {
+    /// Its limits, in ms, each with its key.
+    pub(super) fn limits(&self) -> [(&'static str, Option<f64>); 4] {
+        [
+            ("p50_ms_max", self.p50_ms_max),
+            ("p95_ms_max", self.p95_ms_max),
+            ("p99_ms_max", self.p99_ms_max),
+            ("ms_max", self.ms_max),
+        ]
+    }
 }
 
 impl NodeConfig {
@@ -220,6 +232,26 @@ impl PathSpec {
             corrupt: self.corrupt.or(other.corrupt),
             rate: self.rate.or(other.rate),
         }
+    }
+
+    /// What is set to something: that it says anything, and shares that are shares.
+    pub(super) fn check_set(&self, key: &str) -> Result<(), Wrong> {
+        let PathSpec {
+            delay,
+            jitter,
+            loss,
+            duplicate,
+            reorder,
+            corrupt,
+            rate,
+        } = self;
+        let spans = delay.is_some() || jitter.is_some();
+        let shares =
+            loss.is_some() || duplicate.is_some() || reorder.is_some() || corrupt.is_some();
+        if !(spans || shares || rate.is_some()) {
+            return Err(Wrong::new(key, "sets nothing"));
+        }
+        self.check(key)
     }
 
     pub(super) fn check(&self, key: &str) -> Result<(), Wrong> {

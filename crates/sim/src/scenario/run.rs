@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::parts::What;
 use super::{Scenario, ScenarioError, Wrong};
 use crate::fleet::{Apply, Fleet, NodeSpec, START};
-use crate::net::{Change, Network, Nodes, Pairs, RuleId, Traffic};
+use crate::net::{Change, Network, Pairs, RuleId, Traffic};
 use crate::record::{Recorder, Summary};
 
 /// A mark, and what came of it.
@@ -109,7 +109,8 @@ impl Scenario {
                 timeline.push((from + lasts.0, at, Action::End(at)));
             }
         }
-        timeline.sort_by_key(|(time, at, _)| (*time, *at));
+        // What ends when its like begins at the same node ends before that.
+        timeline.sort_by_key(|(time, at, action)| (*time, matches!(action, Action::Begin(_)), *at));
         let mut timeline = timeline.into_iter().peekable();
         let mut traffic = Purges::new(self, begin);
         let mut world = Faults {
@@ -303,11 +304,9 @@ impl Faults<'_> {
                 let both = !one_way;
                 rule(Pairs::Between { from, to, both }, cut);
             }
-            What::Ring => rule(Pairs::NotInRing(self.scenario.nodes()), cut),
+            What::Ring {} => rule(Pairs::NotInRing(self.scenario.nodes()), cut),
             What::Bridge { .. } => {
-                let half =
-                    |odd| Nodes::new(self.scenario.nodes(), |n| n % 2 == odd && !from.has(n));
-                let (from, to) = (half(0), half(1));
+                let [from, to] = self.scenario.halves(&from);
                 rule(
                     Pairs::Between {
                         from,

@@ -1,9 +1,14 @@
 //! Which nodes and paths a scenario's words mean.
 
+use powderhorn_protocol::bounds::NAME_BYTES_MAX;
+
 use super::check::NODES_MAX;
 use super::parts::{SitePath, SiteSpec, What};
 use super::{PathSpec, Scenario, Wrong};
 use crate::net::{Nodes, Path};
+
+/// The group of the nodes that are in none of the file's.
+const OTHERS: &str = "others";
 
 impl Scenario {
     pub(super) fn paths(&self) -> Result<Vec<Vec<Path>>, Wrong> {
@@ -27,19 +32,47 @@ impl Scenario {
         let mut names = Vec::new();
         let mut group_of = vec![self.group.len(); self.nodes()];
         for (name, nodes) in &self.group {
-            for node in self.select(&format!("group.{name}"), nodes)?.iter() {
+            let key = format!("group.{name}");
+            if name == OTHERS {
+                let problem = "this is what the nodes of no group are called";
+                return Err(Wrong::new(key, problem));
+            }
+            for node in self.select(&key, nodes)?.iter() {
+                if let Some(other) = names.get(group_of[node]) {
+                    let problem = format!("{} is in group {other} too", self.name_of(node));
+                    return Err(Wrong::new(key, problem));
+                }
                 group_of[node] = names.len();
             }
             names.push(name.clone());
         }
-        names.push("others".to_owned());
+        names.push(OTHERS.to_owned());
         Ok((names, group_of))
     }
 
-    /// The nodes that words name: "*" all, "nyc" a site, "nyc/2" its third, "nyc/0-3" four of it, "!nyc" all
-    /// but that.
+    /// A node as the words of a scenario name it: "nyc/2".
+    pub(super) fn name_of(&self, node: usize) -> String {
+        let mut first = 0;
+        for site in &self.site {
+            if node < first + site.nodes {
+                return format!("{}/{}", site.name, node - first);
+            }
+            first += site.nodes;
+        }
+        format!("node {node}")
+    }
+
+    /// The two halves of a fleet that only these nodes can both talk to.
+    pub(super) fn halves(&self, bridge: &Nodes) -> [Nodes; 2] {
+        [0, 1].map(|odd| Nodes::new(self.nodes(), |n| n % 2 == odd && !bridge.has(n)))
+    }
+
+    /// The nodes that words name: "*" all, "nyc" a site, "nyc/2" its third, "nyc/0-3" four of it. "!nyc"
+    /// takes those away from what the other words name, or from all if there are only such words.
     pub(super) fn select(&self, key: &str, words: &[String]) -> Result<Nodes, Wrong> {
-        let mut chosen = vec![false; self.nodes()];
+        let only_not = words.iter().all(|word| word.starts_with('!'));
+        let mut chosen = vec![only_not && !words.is_empty(); self.nodes()];
+        let mut taken = vec![false; self.nodes()];
         for word in words {
             let (not, name) = match word.strip_prefix('!') {
                 Some(rest) => (true, rest),
@@ -51,14 +84,14 @@ impl Scenario {
                     format!("{word:?} names no nodes (a site, site/0, site/0-3, * or !…)"),
                 )
             })?;
-            for (node, chosen) in chosen.iter_mut().enumerate() {
-                *chosen |= named.contains(&node) != not;
-            }
+            let to = if not { &mut taken } else { &mut chosen };
+            to[named].fill(true);
         }
-        if !chosen.contains(&true) {
+        let nodes = Nodes::new(chosen.len(), |node| chosen[node] && !taken[node]);
+        if nodes.iter().next().is_none() {
             return Err(Wrong::new(key, "names no nodes"));
         }
-        Ok(Nodes::new(chosen.len(), |node| chosen[node]))
+        Ok(nodes)
     }
 
     fn named(&self, name: &str) -> Option<std::ops::Range<usize>> {
@@ -85,7 +118,7 @@ impl Scenario {
                 self.select(&key("from"), from)?,
                 self.select(&key("to"), to)?,
             )),
-            What::Ring => {
+            What::Ring {} => {
                 let all = Nodes::new(self.nodes(), |_| true);
                 Ok((all.clone(), all))
             }
@@ -122,7 +155,7 @@ pub(super) fn paths(
     }
     for (at, path) in given.iter().enumerate() {
         let key = |of: &str| format!("path[{}]{of}", at.saturating_sub(included));
-        path.set.check(&key(""))?;
+        path.set.check_set(&key(".set"))?;
         let find = |name: &String| {
             let found = sites.iter().position(|site| site.name == *name);
             found.ok_or_else(|| Wrong::new(key(".between"), format!("no site {name}")))
@@ -149,6 +182,20 @@ pub(super) fn sites(sites: &[SiteSpec]) -> Result<(), Wrong> {
         return Err(Wrong::new("site", problem));
     }
     for (at, site) in sites.iter().enumerate() {
+        let name = &site.name;
+        let visible = name.bytes().all(|byte| byte.is_ascii_graphic());
+        let a_word = name == "*" || name.starts_with('!') || name.contains('/');
+        if !visible || a_word || !(1..=NAME_BYTES_MAX).contains(&name.len()) {
+            let problem = format!(
+                "must be 1 to {NAME_BYTES_MAX} visible ASCII characters, not {name:?}; * alone, ! in front and / \
+                 have meanings of their own"
+            );
+            return Err(Wrong::new(format!("site[{at}].name"), problem));
+        }
+        if site.nodes == 0 {
+            let problem = "must be 1 or more";
+            return Err(Wrong::new(format!("site[{at}].nodes"), problem));
+        }
         if sites[at + 1..].iter().any(|other| other.name == site.name) {
             let problem = format!("there are two sites {}", site.name);
             return Err(Wrong::new(format!("site[{at}].name"), problem));
