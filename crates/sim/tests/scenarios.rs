@@ -161,3 +161,30 @@ fn several_words_with_not_leave_what_none_of_them_names() {
         [3, 4, 2, 0]
     );
 }
+
+/// The bar goes on while the fleet warms up and while it drains, and never back.
+#[test]
+fn progress_is_told_of_all_of_a_run() {
+    let text = r#"
+        name = "slow"
+        warm_up = "20s"
+        duration = "20s"
+        drain = "60s"
+        traffic = { purges_per_second = 1 }
+        site = [{ name = "a", nodes = 2 }]
+        fault = [{ at = "0s", kind = "freeze", nodes = ["a/0"] }]"#;
+    let scenario = Scenario::parse("slow", text).expect("a scenario");
+    let mut told = Vec::new();
+    let done = scenario.run(1, &mut |done| told.push(done));
+    done.expect("a scenario that can be run");
+    assert!(told.is_sorted(), "{told:?}");
+    for (part, from, to) in [
+        ("warm_up", 0.0, 0.2),
+        ("duration", 0.2, 0.4),
+        ("drain", 0.4, 1.0),
+    ] {
+        let within = told.iter().filter(|done| (from..to).contains(*done));
+        assert!(within.count() >= 100, "{part}: {told:?}");
+    }
+    assert_eq!(told.last(), Some(&1.0));
+}

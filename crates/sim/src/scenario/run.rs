@@ -13,6 +13,11 @@ use crate::fleet::{Apply, Fleet, NodeSpec, START};
 use crate::net::{Change, Network, Pairs, RuleId, Traffic};
 use crate::record::{Recorder, Summary};
 
+/// How many steps a run takes, in virtual time; after each it is told how much is done.
+const STEPS: u32 = 1_000;
+/// Shortest such step: less than what the clock counts would not move it.
+const STEP_MIN: Duration = Duration::from_micros(1);
+
 /// A mark, and what came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
@@ -117,15 +122,19 @@ impl Scenario {
             scenario: self,
             rules: BTreeMap::new(),
         };
-        let mut told = 0;
-        let whole = (self.warm_up.0 + self.duration.0).as_secs_f64();
+        let whole = self.warm_up.0 + self.duration.0 + self.drain.0;
+        let mut clock = Clock {
+            step: (whole / STEPS).max(STEP_MIN),
+            whole,
+            progress,
+        };
         while fleet.violation.is_none() {
             let fault = timeline.peek().map_or(Time::NEVER, |(time, _, _)| *time);
             let next = traffic.next.min(fault);
             if next >= end {
                 break;
             }
-            fleet.run_until(next);
+            clock.run_until(&mut fleet, next);
             if fault <= traffic.next {
                 if let Some((_, _, action)) = timeline.next() {
                     world.act(&mut fleet, &mut traffic, action)?;
@@ -133,13 +142,8 @@ impl Scenario {
             } else {
                 traffic.issue(&mut fleet);
             }
-            let done = fleet.now.since(START).as_secs_f64() / whole;
-            if (done * 1_000.0) as u64 > told {
-                told = (done * 1_000.0) as u64;
-                progress(done);
-            }
         }
-        fleet.run_until(end);
+        clock.run_until(&mut fleet, end);
         // What was to end later ends now, or the fleet could not come to rest.
         for (_, _, action) in timeline {
             if let Action::End(_) = action {
@@ -149,7 +153,8 @@ impl Scenario {
         let deadline = fleet.now + self.drain.0;
         while fleet.incomplete() > 0 && fleet.now < deadline && fleet.violation.is_none() {
             let step = Duration::from_millis(100).min(deadline.since(fleet.now));
-            fleet.run(step);
+            let next = fleet.now + step;
+            clock.run_until(&mut fleet, next);
         }
         progress(1.0);
         let report = self.report(seed, &fleet, traffic.refused);
@@ -210,6 +215,33 @@ impl Scenario {
         }
     }
 }
+/// Moves a fleet on in time and tells how far it is: a long wait without purges is seen to go by.
+struct Clock<'a> {
+    whole: Duration,
+    step: Duration,
+    progress: &'a mut dyn FnMut(f64),
+}
+
+impl Clock<'_> {
+    fn run_until(&mut self, fleet: &mut Fleet, end: Time) {
+        let mut told = self.steps(fleet);
+        while fleet.now < end && fleet.violation.is_none() {
+            let next = fleet.now + self.step;
+            fleet.run_until(next.min(end));
+            let steps = self.steps(fleet);
+            if steps > told {
+                told = steps;
+                (self.progress)(f64::from(steps) / f64::from(STEPS));
+            }
+        }
+    }
+
+    fn steps(&self, fleet: &Fleet) -> u32 {
+        let done = fleet.now.since(START).div_duration_f64(self.whole);
+        (done * f64::from(STEPS)) as u32
+    }
+}
+
 /// The purges of a run.
 struct Purges {
     /// When the next one is due.
