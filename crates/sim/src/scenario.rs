@@ -18,7 +18,7 @@ mod run;
 mod select;
 
 pub use parts::{Expect, Fault, NodeConfig, PathSpec, SitePath, SiteSpec, TrafficSpec};
-pub use run::{Check, Report};
+pub use run::{Bound, Check, Report};
 
 /// Why a scenario cannot be run.
 #[derive(Debug, thiserror::Error)]

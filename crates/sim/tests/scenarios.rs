@@ -162,6 +162,46 @@ fn several_words_with_not_leave_what_none_of_them_names() {
     );
 }
 
+/// Each purge is on each node that could hold it, and yet nothing was shown.
+#[test]
+fn a_run_of_next_to_nothing_fails() {
+    let missed = |text: &str, from: &str, to: &str| {
+        let other = text.replace(from, to);
+        assert!(from == to || other != text, "{from}");
+        let report = run(&Scenario::parse("few", &other).expect("a scenario"), 1);
+        assert_eq!(report.passed(), report.missed().next().is_none());
+        let missed = report.missed().map(|check| check.what.clone());
+        missed.collect::<Vec<_>>()
+    };
+    let text = r#"
+        name = "few"
+        duration = "20s"
+        traffic = { purges_per_second = 50, origins = 1 }
+        site = [{ name = "a", nodes = 3 }]
+        group = { origin = ["a/0"], mirror = ["a/1"] }
+        expect = [{ group = "mirror", p99_ms_max = 1000 }]
+        fault = [{ at = "19s", for = "500ms", kind = "freeze", nodes = ["a/0"] }]"#;
+    assert!(missed(text, "", "").is_empty());
+    // Two purges, which come to all in time.
+    let few = missed(text, "second = 50", "second = 0.1");
+    assert_eq!(few, ["mirror: purges received"]);
+    // The only node that issues receives nothing.
+    let none = missed(text, "\"mirror\", p99", "\"origin\", p99");
+    assert_eq!(none, ["origin: purges received", "origin: p99, ms"]);
+    // The only node that issues is frozen for nearly all of the time.
+    let frozen = missed(text, "\"19s\", for = \"500ms\"", "\"1ms\", for = \"19s\"");
+    assert_eq!(
+        frozen,
+        ["issued, of what was to be", "mirror: purges received"]
+    );
+    let gone = missed(
+        text,
+        "\"19s\", for = \"500ms\", kind = \"freeze\"",
+        "\"0s\", kind = \"crash\"",
+    );
+    assert_eq!(gone[0], "issued, of what was to be");
+}
+
 /// The bar goes on while the fleet warms up and while it drains, and never back.
 #[test]
 fn progress_is_told_of_all_of_a_run() {

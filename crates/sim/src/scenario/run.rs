@@ -1,6 +1,7 @@
 //! A run of a scenario: its purges, its faults at their times, and what came of it.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use powderhorn_protocol::time::Time;
@@ -13,22 +14,52 @@ use crate::fleet::{Apply, Fleet, NodeSpec, START};
 use crate::net::{Change, Network, Pairs, RuleId, Traffic};
 use crate::record::{Recorder, Summary};
 
+/// Least share of the purges that were to be issued: where next to none was, little was shown of the
+/// rest.
+const ISSUED_SHARE_MIN: f64 = 0.1;
+/// Fewest purges that a group with a mark receives: of fewer, the 99th percentile is the latest of all.
+const RECEIVED_MIN: u64 = 100;
 /// How many steps a run takes, in virtual time; after each it is told how much is done.
 const STEPS: u32 = 1_000;
 /// Shortest such step: less than what the clock counts would not move it.
 const STEP_MIN: Duration = Duration::from_micros(1);
+
+/// On which side of its limit a mark is met; the limit itself will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Bound {
+    /// No more than the limit.
+    AtMost,
+    /// No less than the limit.
+    AtLeast,
+}
 
 /// A mark, and what came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
     /// What was asked for.
     pub what: String,
-    /// At most, or for shares of one: exactly.
+    /// Whether the limit is the most or the least.
+    pub bound: Bound,
+    /// How much.
     pub limit: f64,
     /// What it was.
     pub got: f64,
     /// Whether that will do.
     pub ok: bool,
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bound = match self.bound {
+            Bound::AtMost => "at most",
+            Bound::AtLeast => "at least",
+        };
+        let Check {
+            what, limit, got, ..
+        } = self;
+        write!(to, "{what}: must be {bound} {limit}, was {got}")
+    }
 }
 
 /// How a run went.
@@ -67,7 +98,12 @@ pub struct Report {
 impl Report {
     /// Whether all is as it should be.
     pub fn passed(&self) -> bool {
-        self.violation.is_none() && self.checks.iter().all(|check| check.ok)
+        self.violation.is_none() && self.missed().next().is_none()
+    }
+
+    /// The marks that were missed.
+    pub fn missed(&self) -> impl Iterator<Item = &Check> {
+        self.checks.iter().filter(|check| !check.ok)
     }
 }
 
@@ -163,12 +199,24 @@ impl Scenario {
 
     fn report(&self, seed: u64, fleet: &Fleet, not_issued: u64) -> Report {
         let groups = fleet.record.summaries();
-        let mut checks = vec![Check {
-            what: "coverage".into(),
-            limit: 1.0,
-            got: fleet.coverage(),
-            ok: fleet.incomplete() == 0,
-        }];
+        let issued = fleet.issued();
+        let share = issued as f64 / (issued + not_issued).max(1) as f64;
+        let mut checks = vec![
+            Check {
+                what: "coverage".into(),
+                bound: Bound::AtLeast,
+                limit: 1.0,
+                got: fleet.coverage(),
+                ok: fleet.incomplete() == 0,
+            },
+            Check {
+                what: "issued, of what was to be".into(),
+                bound: Bound::AtLeast,
+                limit: ISSUED_SHARE_MIN,
+                got: share,
+                ok: share >= ISSUED_SHARE_MIN,
+            },
+        ];
         for expect in &self.expect {
             let groups = fleet.record.groups().iter();
             let whole = match &expect.group {
@@ -181,6 +229,14 @@ impl Scenario {
             };
             let of = expect.group.as_deref().unwrap_or("all");
             let latency = &whole.latency;
+            let received = latency.count();
+            checks.push(Check {
+                what: format!("{of}: purges received"),
+                bound: Bound::AtLeast,
+                limit: RECEIVED_MIN as f64,
+                got: received as f64,
+                ok: received >= RECEIVED_MIN,
+            });
             for (what, limit, got) in [
                 ("p50", expect.p50_ms_max, latency.quantile_ms(0.5)),
                 ("p95", expect.p95_ms_max, latency.quantile_ms(0.95)),
@@ -190,9 +246,10 @@ impl Scenario {
                 if let Some(limit) = limit {
                     checks.push(Check {
                         what: format!("{of}: {what}, ms"),
+                        bound: Bound::AtMost,
                         limit,
                         got,
-                        ok: got <= limit && latency.count() > 0,
+                        ok: got <= limit && received > 0,
                     });
                 }
             }
@@ -204,7 +261,7 @@ impl Scenario {
             events: fleet.events(),
             virtual_s: fleet.now.since(START).as_secs_f64(),
             nodes: fleet.len(),
-            issued: fleet.issued(),
+            issued,
             not_issued,
             coverage: fleet.coverage(),
             lost_with_issuer: fleet.lost_with_issuer,
