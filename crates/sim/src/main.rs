@@ -2,7 +2,7 @@
 //! draws the figures.
 
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -77,8 +77,14 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
             let (events, seconds) = (report.events, begun.elapsed().as_secs_f64());
             let rate = events as f64 / seconds;
             eprintln!("{events} events in {seconds:.1} s: {rate:.0} a second");
+            for missed in report.missed() {
+                eprintln!("missed: {missed}");
+            }
+            if let Some(violation) = &report.violation {
+                eprintln!("never to happen: {violation}");
+            }
             if !report.passed() {
-                let path = scenario.display();
+                let path = quoted(&scenario);
                 eprintln!("failed; to see it again: powderhorn-sim run {path} --seed {seed}");
             }
             Ok(report.passed())
@@ -142,6 +148,13 @@ fn say(line: &str) -> std::io::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
         other => other,
     }
+}
+
+/// A path as a shell takes it for one word.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    // What cannot be quoted is a zero byte, which no path has.
+    shlex::try_quote(&path).map_or_else(|_| path.clone(), |word| word.into_owned())
 }
 
 /// A progress bar, which shows nothing where nobody looks.

@@ -2,6 +2,7 @@
 //! what they are for.
 
 use std::path::PathBuf;
+use std::process::Command;
 use std::time::Duration;
 
 use powderhorn_sim::figures::bursts::{Bursts, bursts, steps_below};
@@ -227,4 +228,46 @@ fn progress_is_told_of_all_of_a_run() {
         assert!(within.count() >= 100, "{part}: {told:?}");
     }
     assert_eq!(told.last(), Some(&1.0));
+}
+
+/// What the program says of a run that failed: each mark that was missed, and a command that a shell takes
+/// as it stands.
+#[test]
+fn a_failed_run_says_why_and_how_to_see_it_again() {
+    let folder = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join("it's a folder");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    let marks = "\n[[expect]]\ngroup = \"west\"\np99_ms_max = 0.5\nms_max = 100000\n";
+    let path = folder.join("strict $1.toml");
+    std::fs::write(&path, text("smoke.toml") + marks).expect("a file");
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_powderhorn-sim"));
+    let first = Command::new(&program)
+        .arg("run")
+        .arg(&path)
+        .args(["--seed", "7"])
+        .output();
+    let first = first.expect("a run");
+    assert_eq!(first.status.code(), Some(1));
+    let said = String::from_utf8(first.stderr).expect("text");
+    let missed: Vec<&str> = said
+        .lines()
+        .filter(|line| line.starts_with("missed: "))
+        .collect();
+    assert_eq!(missed.len(), 1, "{said}");
+    assert!(
+        missed[0].starts_with("missed: west: p99, ms: must be at most 0.5, was "),
+        "{said}"
+    );
+
+    let (_, again) = said.trim().rsplit_once("again: ").expect("a command");
+    let own = program.parent().expect("a folder").display().to_string();
+    let again = Command::new("/bin/sh")
+        .args(["-c", again])
+        .env("PATH", own)
+        .output()
+        .expect("a shell");
+    assert_eq!(again.status.code(), Some(1), "{said}");
+    assert_eq!(
+        String::from_utf8(again.stdout),
+        String::from_utf8(first.stdout)
+    );
 }
