@@ -137,6 +137,15 @@ pub fn draw(out: &FilePath, effort: Effort) -> Result<(), FigureError> {
     }
     idle.rules.push(Rule::Across(1.0, "one digest".to_owned()));
     let largest = sizes.last().copied().unwrap_or(0);
+    let memory = match memory(effort, &mut checks) {
+        // Only /proc says how much memory a process has, and not every place has one.
+        Err(FigureError::Footprint(why)) => {
+            eprintln!("the panel on memory is left out: {why}");
+            None
+        }
+        drawn => Some(drawn?),
+    };
+    let panels = [datagrams, bytes, digests, latency];
     let figure = Figure {
         name: "f_cost".to_owned(),
         title: "What a node pays for the size of its fleet".to_owned(),
@@ -144,14 +153,7 @@ pub fn draw(out: &FilePath, effort: Effort) -> Result<(), FigureError> {
             "Production cores that all know each other, {RATE} purges/s, issued at all nodes. Measured to \
              {largest} nodes; dashed: computed."
         ),
-        panels: vec![
-            datagrams,
-            bytes,
-            digests,
-            latency,
-            memory(effort, &mut checks)?,
-            idle,
-        ],
+        panels: panels.into_iter().chain(memory).chain([idle]).collect(),
         checks,
     };
     Ok(figure.write(out)?)
