@@ -283,7 +283,8 @@ impl Run {
             latency("latency, s"),
         );
         all.spans = self.shades(incident);
-        all.legend = Corner::BottomLeft;
+        // No latency is that long before something happens.
+        all.legend = Corner::TopLeft;
         let shares = [("p50", 0.5), ("p95", 0.95), ("p99", 0.99), ("max", 1.0)];
         for ((name, share), colour) in shares.into_iter().zip(Colour::CURVES) {
             let points = curve(first, &|span, _| seconds(span, share));
