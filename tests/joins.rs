@@ -117,8 +117,12 @@ fn an_empty_cache_that_was_cut_off_since_its_start_gets_what_is_younger() {
         // By these purges, and not because it was flushed.
         assert_eq!(served(&fleet, node, KEPT), (version(1, KEPT), true));
     }
-    // What is older than the cache by more than the margin was left out: it joined by age.
+    // What is older than the cache by more than the margin was left out: it joined by age. A node that cannot find out
+    // how old its cache is takes more than it needs.
     let known = |node| fleet::knows(&mut fleet.client(node), &old).expect("the node answers");
-    assert!(known(0) && !known(NEW));
+    assert!(known(0));
+    if fs::exists("/proc/self/stat").unwrap_or(false) {
+        assert!(!known(NEW));
+    }
     fleet.stop();
 }
