@@ -46,6 +46,8 @@ pub(crate) enum Flush {
     None,
     /// To be handed to the cache at this time.
     Due(Time),
+    /// To be handed to the cache as soon as that takes anything: no timer waits for it any more.
+    Ready,
     /// The cache has it since then.
     InFlight(Time),
 }
@@ -180,9 +182,18 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
     }
 
+    /// A flush whose time has come waits like any other purge. A timer would fire again and again until a cache
+    /// that takes nothing does.
+    pub(crate) fn tick_flush(&mut self, now: Time) {
+        if matches!(self.flush, Flush::Due(at) if at <= now) {
+            self.flush = Flush::Ready;
+        }
+    }
+
     /// The flush, if it is time for it.
     pub(crate) fn poll_flush(&mut self, now: Time) -> Option<Delivery> {
         match self.flush {
+            Flush::Ready => {}
             Flush::Due(at) if now >= at => {}
             _ => return None,
         }

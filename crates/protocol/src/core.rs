@@ -426,6 +426,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
             self.solicit_gaps(now, id);
         }
+        self.tick_flush(now);
         self.tick_receipts(now);
         if now >= self.awaited_at {
             self.retry_awaited(false);

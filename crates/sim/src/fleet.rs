@@ -34,6 +34,10 @@ const WALL_START_MS: i64 = 1_700_000_000_000;
 /// What a node's socket holds while the node does not read it, in bytes; what comes then is lost.
 const SOCKET_BYTES: usize = 4 << 20;
 
+/// Timers that one node may have at one moment. A timer that asks for the same moment again and again is a thread that
+/// spins.
+const WAKES_MAX: u32 = 10_000;
+
 /// The virtual clock's zero is the machines' boot; a fleet starts a day later.
 pub const START: Time = Time::from_us(86_400_000_000);
 
@@ -103,6 +107,8 @@ struct Node {
     apply: Apply,
     in_cache: usize,
     wake: Time,
+    /// When it was last woken, and how often at that moment.
+    woken: (Time, u32),
     life: u32,
     cache_started: Time,
     /// What its wall clock is ahead of the true time, in ms.
@@ -183,6 +189,7 @@ impl Fleet {
             apply: Apply::Instant,
             in_cache: 0,
             wake: Time::NEVER,
+            woken: (START, 0),
             life: 0,
             cache_started: START,
             wall_ahead_ms: 0,
@@ -564,9 +571,18 @@ impl Fleet {
     }
 
     fn wake(&mut self, index: usize) {
+        let now = self.now;
         let node = &mut self.nodes[index];
         node.wake = Time::NEVER;
         if node.frozen {
+            return;
+        }
+        if node.woken.0 != now {
+            node.woken = (now, 0);
+        }
+        node.woken.1 += 1;
+        if node.woken.1 > WAKES_MAX {
+            self.violate(format!("the timer of node {index} stands still"));
             return;
         }
         if let Some(core) = &mut node.core {

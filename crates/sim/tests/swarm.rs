@@ -17,6 +17,13 @@ fn random_fleets_agree_after_random_faults() {
     );
 }
 
+/// Of one of these the clock stood still: a flush was due, and the cache took nothing.
+#[test]
+fn worlds_that_once_went_wrong_do_not_any_more() {
+    let done = run(&SwarmArgs::new((7_800, 7_810), None), &mut || ());
+    assert!(done.failures.is_empty(), "{:#?}", done.failures);
+}
+
 #[test]
 fn a_run_is_repeated_by_its_seed() {
     let twice = |seeds| {
