@@ -15,15 +15,15 @@ use rand::RngCore;
 
 use crate::bounds::{
     ACTIVE_ROUNDS, DIGEST_PARTS_MAX, DIGESTS_REMEMBERED, MENTION_RETENTIONS, NEWS_SHARE_PERCENT,
-    PLAINTEXT_BYTES_MAX, PUSH_SLACK, REORDER_DELAY, REPAIR_RANGES_MAX, SOLICIT_JITTER,
-    SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX,
+    PLAINTEXT_BYTES_MAX, PUSH_SLACK, REORDER_DELAY, SOLICIT_JITTER, SOLICIT_MESSAGES_MAX,
+    SOLICIT_RANGES_MAX,
 };
 use crate::core::{Core, To, Transmit};
 use crate::id::StreamId;
 use crate::peer::PeerId;
 use crate::pick::{Allowance, pick};
 use crate::ranges::RangeSet;
-use crate::repair::{MESSAGE_BYTES_TYPICAL, PendingSolicit};
+use crate::repair::PendingSolicit;
 use crate::store::Store;
 use crate::stream::Stream;
 use crate::time::Time;
@@ -256,11 +256,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             ranges: (SOLICIT_RANGES_MAX as u64 / shares).max(4) as usize,
             messages: (SOLICIT_MESSAGES_MAX / shares).max(16),
         };
-        let shares = pushable.max(1);
-        let push = Allowance {
-            ranges: (REPAIR_RANGES_MAX as u64 / shares).max(4) as usize,
-            messages: (self.config.repair_bytes_peer / MESSAGE_BYTES_TYPICAL / shares).max(16),
-        };
+        let push = self.repair_allowance(pushable);
         for entry in digest.entries() {
             let Some(stream) = self.streams.get(&entry.stream) else {
                 continue;

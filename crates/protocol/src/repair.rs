@@ -23,7 +23,7 @@ use crate::time::Time;
 use crate::wire::{self, Data, DataWriter, Floor, Solicit};
 
 /// Bytes that a URL purge takes as a repair: what turns budgets of bytes into numbers of messages.
-pub(crate) const MESSAGE_BYTES_TYPICAL: u64 = 40;
+const MESSAGE_BYTES_TYPICAL: u64 = 40;
 
 /// URL purges that fit into a datagram of repairs.
 const REPAIRS_IN_DATAGRAM: u64 = 30;
@@ -134,6 +134,15 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
     }
 
+    /// What of a stream may be picked as repairs for a peer, if so many streams share what there is.
+    pub(crate) fn repair_allowance(&self, streams: u64) -> Allowance {
+        let shares = streams.max(1);
+        Allowance {
+            ranges: (REPAIR_RANGES_MAX as u64 / shares).max(4) as usize,
+            messages: (self.config.repair_bytes_peer / MESSAGE_BYTES_TYPICAL / shares).max(16),
+        }
+    }
+
     pub(crate) fn handle_solicit(&mut self, now: Time, from: PeerId, solicit: Solicit<'_>) {
         self.stats.solicits_in += 1;
         let answered = self.digest_sent(from, solicit.round);
@@ -157,11 +166,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
         }
         let cutoff = now - Duration::from_millis(solicit.age_ms_max);
-        let shares = (solicit.entries().count() as u64).max(1);
-        let allowance = Allowance {
-            ranges: (REPAIR_RANGES_MAX as u64 / shares).max(4) as usize,
-            messages: (self.config.repair_bytes_peer / MESSAGE_BYTES_TYPICAL / shares).max(16),
-        };
+        let allowance = self.repair_allowance(solicit.entries().count() as u64);
         for entry in solicit.entries() {
             let Some(stream) = self.streams.get(&entry.stream) else {
                 continue;
