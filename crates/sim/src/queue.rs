@@ -8,7 +8,7 @@ use powderhorn_protocol::time::Time;
 
 /// Events to come.
 pub struct Queue<T> {
-    /// [`key`]s: a comparison of integers is most of what a simulation of many nodes does.
+    /// [`key`]s: each event is compared with a dozen others on its way, so a comparison is to be one of integers.
     order: BinaryHeap<Reverse<u128>>,
     events: Vec<Option<T>>,
     vacant: Vec<usize>,
