@@ -15,8 +15,8 @@ use rand::RngCore;
 
 use crate::bounds::{
     ACTIVE_ROUNDS, DIGEST_PARTS_MAX, DIGESTS_REMEMBERED, MENTION_RETENTIONS, NEWS_SHARE_PERCENT,
-    PLAINTEXT_BYTES_MAX, PUSH_SLACK, REORDER_DELAY, SOLICIT_JITTER, SOLICIT_MESSAGES_MAX,
-    SOLICIT_RANGES_MAX,
+    PLAINTEXT_BYTES_MAX, PULL_ALONE_ROUNDS, PUSH_SLACK, REORDER_DELAY, SOLICIT_JITTER,
+    SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX,
 };
 use crate::core::{Core, To, Transmit};
 use crate::id::StreamId;
@@ -121,7 +121,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             return false;
         }
         stream.digested = round;
-        digest_entry(id, stream, left.min(share)).encode(part);
+        digest_entry(id, stream, round, left.min(share)).encode(part);
         true
     }
 
@@ -337,7 +337,7 @@ fn runs_of(runs: impl Iterator<Item = (RunKind, RangeInclusive<u64>)>, kind: Run
 
 /// What a digest says of a stream, in at most `bytes`. If not all of it fits, the entry covers the
 /// newest part, and at the next turn the part before; it never claims what it did not look at.
-fn digest_entry(id: StreamId, stream: &mut Stream, bytes: usize) -> EntryWriter {
+fn digest_entry(id: StreamId, stream: &mut Stream, round: u64, bytes: usize) -> EntryWriter {
     let bytes = bytes.saturating_sub(EntryWriter::OVERHEAD_BYTES);
     let older = stream
         .digest_below
@@ -348,12 +348,13 @@ fn digest_entry(id: StreamId, stream: &mut Stream, bytes: usize) -> EntryWriter 
         _ => stream.top,
     };
     stream.digest_older = !stream.digest_older;
-    let open = from == stream.top && stream.young_from.is_some();
+    let young = stream.young_from.or_else(|| newest_lacking(stream, round));
+    let open = from == stream.top && young.is_some();
     let mut runs: Vec<(RunKind, u64)> = Vec::new();
     let (mut used, mut next) = (0, from);
     let mut start = stream.floor;
     while next >= stream.floor {
-        let (kind, first) = run_ending_at(stream, next);
+        let (kind, first) = run_ending_at(stream, young, next);
         let len = next - first + 1;
         if open && runs.is_empty() && kind == RunKind::Missing {
             // The open end says it.
@@ -390,8 +391,18 @@ fn digest_entry(id: StreamId, stream: &mut Stream, bytes: usize) -> EntryWriter 
     }
 }
 
-/// The kind of message `seq` and the first seq of the run of that kind that ends there.
-fn run_ending_at(stream: &Stream, seq: u64) -> (RunKind, u64) {
+/// The newest message of a stream, if it is lacking and nothing tells whether that stream's messages are young enough.
+/// At first it is only asked for, and a floor says if it is too old. If neither came, the digest claims to miss
+/// it: so it can be pushed, and of three datagrams that have to arrive two are left.
+fn newest_lacking(stream: &Stream, round: u64) -> Option<u64> {
+    let asked = round >= stream.changed + PULL_ALONE_ROUNDS;
+    (asked && stream.top >= stream.floor && !stream.known.contains(stream.top))
+        .then_some(stream.top)
+}
+
+/// The kind of message `seq` and the first seq of the run of that kind that ends there. What is not `young`
+/// is not said to be missing.
+fn run_ending_at(stream: &Stream, young: Option<u64>, seq: u64) -> (RunKind, u64) {
     let held = stream.held.range_at_or_below(seq);
     if let Some(range) = held.as_ref().filter(|range| *range.end() >= seq) {
         return (RunKind::Held, (*range.start()).max(stream.floor));
@@ -406,7 +417,7 @@ fn run_ending_at(stream: &Stream, seq: u64) -> (RunKind, u64) {
             let first = known
                 .map_or(stream.floor, |range| range.end() + 1)
                 .max(stream.floor);
-            match stream.young_from {
+            match young {
                 Some(young) if young <= seq => (RunKind::Missing, first.max(young)),
                 _ => (RunKind::Silent, first),
             }
