@@ -114,10 +114,13 @@ pub(crate) fn open(config: &Config, notices: &Notices) -> Result<Begin, OpenErro
         );
         notices.say(Level::Warn, text);
     }
-    notices.say(
-        Level::Info,
-        format!("{held} purges of earlier lives are in the journal"),
-    );
+    // What a journal that failed has is not known; its failure is told by itself.
+    if journal.counters().state == State::Ok {
+        notices.say(
+            Level::Info,
+            format!("{held} purges of earlier lives are in the journal"),
+        );
+    }
     Ok(Begin {
         store: NodeStore::Journal(Box::new(store)),
         journal: Some(journal),
