@@ -77,9 +77,9 @@ rsync -rlp --checksum --delete --chmod=u+rwX,go+rX,go-w --exclude=/.git --exclud
 exec 9>&-
 inside_root=("$here/root/enter.sh" "$root" "$inside" packaging/steps.sh "$@")
 
-# Only /proc says how much memory a process has. The root has none, so for a benchmark or a figure it is mounted where nobody
-# else sees it, if this host lets it; without, what needs it is left out.
-if [[ $1 == bench || $1 == sim ]] && unshare --mount mount -t proc proc "$root/proc" 2>/dev/null; then
+# Only /proc says how much memory a process has, and how old it is. The root has none, so where that is measured or tested it is
+# mounted where nobody else sees it, if this host lets it; without, what needs it is left out.
+if [[ $1 == bench || $1 == sim || $1 == test ]] && unshare --mount mount -t proc proc "$root/proc" 2>/dev/null; then
     # shellcheck disable=SC2016 # The inner shell's own arguments.
     exec unshare --mount bash -c 'mount -t proc proc "$1" && shift && exec "$@"' bench "$root/proc" "${inside_root[@]}"
 fi
