@@ -36,6 +36,9 @@ const DIGEST_ANSWERS_MAX: usize = 64;
 const DIGEST_ENTRIES_BYTES: usize =
     PLAINTEXT_BYTES_MAX - wire::HEADER_BYTES - wire::FRAME_HEAD_BYTES - 1 - 3 * 10;
 
+/// Of these, kept for quiet streams in each digest.
+const QUIET_BYTES: usize = DIGEST_ENTRIES_BYTES / 4;
+
 /// An entry is not begun in less: it should say something beside its stream's name.
 const ENTRY_BYTES_MIN: usize = EntryWriter::OVERHEAD_BYTES + 24;
 
@@ -72,7 +75,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let quiet = first_turns(quiet);
         // A part's share is kept for the quiet streams, however busy the fleet is: who was away
         // hears of them in no other way.
-        let mut room = DIGEST_PARTS_MAX * DIGEST_ENTRIES_BYTES - DIGEST_ENTRIES_BYTES / 4;
+        let mut room = DIGEST_PARTS_MAX * DIGEST_ENTRIES_BYTES - QUIET_BYTES;
         let mut parts: Vec<Vec<u8>> = vec![Vec::with_capacity(DIGEST_ENTRIES_BYTES)];
         let mut named = 0;
         for (index, &id) in active.iter().enumerate() {
@@ -92,12 +95,18 @@ impl<S: Store, R: RngCore> Core<S, R> {
             room = room.saturating_sub(parts.iter().map(Vec::len).sum::<usize>() - before);
             named += 1;
         }
-        // So is half a part for the news.
+        let left = |parts: &[Vec<u8>]| {
+            DIGEST_ENTRIES_BYTES.saturating_sub(parts.last().map_or(0, Vec::len))
+        };
+        if !quiet.is_empty() && left(&parts) < QUIET_BYTES && parts.len() < DIGEST_PARTS_MAX {
+            parts.push(Vec::with_capacity(DIGEST_ENTRIES_BYTES));
+        }
+        // Half a part is kept for the news, but not at the cost of that share.
         let news = self.news_bytes();
         let kept = news.min(DIGEST_ENTRIES_BYTES * NEWS_SHARE_PERCENT / 100);
+        let kept = kept.min(left(&parts).saturating_sub(QUIET_BYTES));
         for id in quiet {
-            let part = parts.last().map_or(0, Vec::len);
-            let left = DIGEST_ENTRIES_BYTES.saturating_sub(part + kept);
+            let left = left(&parts).saturating_sub(kept);
             if left < ENTRY_BYTES_MIN || !self.put_entry(id, left, parts.last_mut()) {
                 break;
             }
