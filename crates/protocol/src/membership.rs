@@ -85,7 +85,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let restarted = before.is_some_and(|before| before.node == sender.node);
         self.roster.prove(from, before, sender);
         if before != Some(sender) {
-            self.receipts.forget_answers(now, from);
+            self.receipts.turn_peer(now, from);
         }
         let window = ReplayWindow::new(size, counter);
         peer.session = Some(Session {

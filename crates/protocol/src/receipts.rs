@@ -146,13 +146,12 @@ impl Receipts {
         }
     }
 
-    /// Forgets what an earlier life of a peer said: its cache is another one now, and it is asked again.
-    pub fn forget_answers(&mut self, now: Time, peer: PeerId) {
+    /// A peer is another one now, or is new: what an earlier life of it said is forgotten, and it is asked.
+    pub fn turn_peer(&mut self, now: Time, peer: PeerId) {
         for open in self.open.values_mut() {
-            if open.answers.remove(&peer).is_some() {
-                open.ask_at = open.ask_at.min(now + ASK_AGAIN_MIN);
-                self.next = self.next.min(open.ask_at);
-            }
+            open.answers.remove(&peer);
+            open.ask_at = open.ask_at.min(now + ASK_AGAIN_MIN);
+            self.next = self.next.min(open.ask_at);
         }
     }
 

@@ -405,3 +405,19 @@ impl OwnIds for TestCore {
         }
     }
 }
+
+#[test]
+fn a_peer_that_comes_later_is_asked_as_well() {
+    let mut fleet = settled(12, 3);
+    fleet.nodes[0].core.remove_peer(PeerId(2));
+    let ids = issue_asked(&mut fleet, 0);
+    // All that there are have answered.
+    fleet.run(secs(5));
+    assert_eq!(missing(&receipt(&fleet, 0, ids)), []);
+    let now = fleet.now;
+    fleet.nodes[0].core.add_peer(now, PeerId(2), "");
+    fleet.pump(0);
+    fleet.run(secs(5));
+    assert_eq!(receipt(&fleet, 0, ids).peers.len(), 2);
+    assert_eq!(missing(&receipt(&fleet, 0, ids)), []);
+}
