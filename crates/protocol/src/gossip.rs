@@ -240,7 +240,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
             self.note_expired(now, from, &entry);
             let Some(held_top) = held_top else {
-                pushable += u64::from(self.streams.contains_key(&entry.stream));
+                let stream = self.streams.get(&entry.stream);
+                pushable += u64::from(stream.is_some_and(|stream| lacks_held(&entry, stream)));
                 continue;
             };
             let own = entry.stream == self.own;
@@ -248,7 +249,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let Some(stream) = self.stream(entry.stream) else {
                 continue;
             };
-            pushable += 1;
+            pushable += u64::from(lacks_held(&entry, stream));
             if !own && held_top > stream.top && held_top >= stream.floor {
                 stream.top = held_top;
                 stream.changed = round;
@@ -279,11 +280,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
                     wants.insert(entry.stream, picked);
                 }
             }
-            let missing = runs_of(entry.runs(), RunKind::Missing);
-            let held = |range| stream.held.within(range).next().is_some();
-            if !missing.iter().any(held) {
+            if !lacks_held(&entry, stream) {
                 continue;
             }
+            let missing = runs_of(entry.runs(), RunKind::Missing);
             // What is younger than this may be on its way to the peer right now.
             let Some((settled, _)) = self.store.last_born_before(entry.stream, now - in_transit)
             else {
@@ -344,6 +344,13 @@ fn runs_of(runs: impl Iterator<Item = (RunKind, RangeInclusive<u64>)>, kind: Run
     runs.map(|(_, range)| range).collect()
 }
 
+/// Whether anything is held here that the entry's sender lacks.
+fn lacks_held(entry: &DigestEntry<'_>, stream: &Stream) -> bool {
+    let missing = entry.runs().filter(|(kind, _)| *kind == RunKind::Missing);
+    let mut held = missing.flat_map(|(_, range)| stream.held.within(range));
+    held.next().is_some()
+}
+
 /// What a digest says of a stream, in at most `bytes`. If not all of it fits, the entry covers the
 /// newest part, and at the next turn the part before; it never claims what it did not look at.
 fn digest_entry(id: StreamId, stream: &mut Stream, round: u64, bytes: usize) -> EntryWriter {
@@ -358,7 +365,7 @@ fn digest_entry(id: StreamId, stream: &mut Stream, round: u64, bytes: usize) -> 
     };
     stream.digest_older = !stream.digest_older;
     let young = stream.young_from.or_else(|| newest_lacking(stream, round));
-    let open = from == stream.top && young.is_some();
+    let open = from == stream.top && stream.young_from.is_some();
     let mut runs: Vec<(RunKind, u64)> = Vec::new();
     let (mut used, mut next) = (0, from);
     let mut start = stream.floor;
