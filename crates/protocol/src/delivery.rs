@@ -149,7 +149,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// How many messages wait to be handed to the cache.
     pub fn ready_count(&self) -> u64 {
-        self.ready_count + u64::from(matches!(self.flush, Flush::Due(_) | Flush::Ready))
+        self.ready_count + u64::from(self.flush == Flush::Ready)
     }
 
     /// What this node knows of a message.

@@ -13,6 +13,7 @@ use crate::core::{Core, Event, PurgeError, To, Transmit};
 use crate::id::{Epoch, MessageId, MessageIds, NodeId, StreamId};
 use crate::peer::PeerId;
 use crate::purge::Purge;
+use crate::ranges::total;
 use crate::store::{Fetch, Held, Store};
 use crate::stream::Stream;
 use crate::time::Time;
@@ -211,9 +212,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let born = now - Duration::from_millis(message.age_ms);
         stream.last_born = stream.last_born.max(Some(born));
         if born < oldest {
-            stream.known.insert(seq);
-            // A floor may have skipped as many as there are numbers.
-            self.stats.skipped = self.stats.skipped.saturating_add(1);
+            // And all that was issued before it is older still.
+            let skipped = total(stream.wanted(0..=seq));
+            stream.known.insert_range(stream.floor..=seq);
+            // As many as there are numbers, if need be.
+            self.stats.skipped = self.stats.skipped.saturating_add(skipped);
             return;
         }
         if ready_count >= READY_MAX {

@@ -176,7 +176,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 .ranges()
                 .next()
                 .map_or(u64::MAX, |range| *range.start());
-            if asked_first < young {
+            // Also if it was asked for nothing older: the asker may not have heard of that.
+            if young > 1 && asked_first <= young {
                 if let Some(peer) = self.peers.get_mut(from) {
                     peer.floors.insert(entry.stream, young);
                     self.repairing.insert(from);
@@ -203,7 +204,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         };
         // Only as the answer to a question, and not beyond what is known to exist.
         let seq = floor.seq.min(stream.top.saturating_add(1));
-        if floor.stream == self.own || seq <= stream.floor || !stream.asked_within(0..=seq - 1) {
+        if floor.stream == self.own || seq <= stream.floor || !stream.asked_within(0..=seq) {
             return;
         }
         let skipped = total(stream.wanted(0..=seq - 1));

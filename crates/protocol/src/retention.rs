@@ -132,6 +132,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
             return;
         };
         let young_from = too_old.map_or(first, |(seq, _)| seq + 1);
+        if let Some((seq, _)) = too_old {
+            stream.known.insert_range(stream.floor..=seq);
+        }
         stream.top = stream.top.max(last);
         stream.last_born = stream.last_born.max(newest.map(|(_, born)| born));
         if young_from <= last {

@@ -1,0 +1,155 @@
+//! Streams that are older than the retention or than a cache: what has expired or is too old is lacked by nobody,
+//! whoever restarts and joins meanwhile.
+
+mod common;
+
+use common::puppet::{Puppet, Tell, put_message};
+use common::{Apply, Fleet, TestCore, ms, secs};
+use powderhorn_protocol::Outcome;
+use powderhorn_protocol::config::Config;
+use powderhorn_protocol::id::{MessageId, StreamId};
+use powderhorn_protocol::ranges::RangeSet;
+
+const RETENTION_S: u64 = 100;
+
+fn config() -> Config {
+    Config {
+        retention: secs(RETENTION_S),
+        join_margin: secs(20),
+        ..Config::default()
+    }
+}
+
+/// One purge a second, at each of `origins` in turn.
+fn issue_for(fleet: &mut Fleet, origins: &[usize], seconds: u64) {
+    for &origin in origins.iter().cycle().take(seconds as usize) {
+        fleet.issue(origin);
+        fleet.run(secs(1));
+    }
+}
+
+fn wanted(core: &TestCore) -> u64 {
+    core.streams().map(|stream| stream.wanted).sum()
+}
+
+/// A restart over what the node held, as with a journal.
+fn restart_with_journal(fleet: &mut Fleet, index: usize) {
+    let streams = fleet.nodes[index].core.streams();
+    let kept: Vec<(StreamId, RangeSet)> = streams
+        .filter(|stream| !stream.held.is_empty())
+        .map(|stream| (stream.id, stream.held.clone()))
+        .collect();
+    fleet.stop(index);
+    let (config, now) = (fleet.nodes[index].config.clone(), fleet.now);
+    let placeholder = common::make_core(99, index, 777, &config, now, now);
+    let old = std::mem::replace(&mut fleet.nodes[index].core, placeholder);
+    fleet.start_with_store(index, old.into_store(), &kept);
+}
+
+#[test]
+fn who_restarts_with_a_journal_lacks_nothing_that_expired_before() {
+    let mut fleet = Fleet::new(1, 4, &config());
+    fleet.settle();
+    issue_for(&mut fleet, &[0], 150);
+    // The old stream: nobody disseminates it any more.
+    fleet.restart(0);
+    issue_for(&mut fleet, &[0], 5);
+    restart_with_journal(&mut fleet, 3);
+    fleet.run(secs(10));
+    assert_eq!(wanted(&fleet.nodes[3].core), 0);
+    fleet.run(secs(3 * RETENTION_S));
+    assert_eq!(fleet.stats(3).lost, 0);
+}
+
+#[test]
+fn who_joins_lacks_nothing_that_is_older_than_all_that_is_held() {
+    let mut fleet = Fleet::new(3, 4, &config());
+    fleet.settle();
+    issue_for(&mut fleet, &[0], 50);
+    fleet.run(secs(RETENTION_S + 60));
+    // All before has expired; this one is young enough for the joiner.
+    let young = fleet.issue(0);
+    fleet.run(secs(5));
+    fleet.restart(3);
+    fleet.run(secs(15));
+    assert!(fleet.nodes[3].applied.contains_key(&young));
+    assert_eq!(wanted(&fleet.nodes[3].core), 0);
+}
+
+#[test]
+fn restarts_of_all_others_do_not_hide_what_expires_later() {
+    let mut fleet = Fleet::new(40, 4, &config());
+    fleet.settle();
+    issue_for(&mut fleet, &[0, 1], 150);
+    fleet.cut(&[3], &[0, 1, 2], true);
+    issue_for(&mut fleet, &[0, 1], 20);
+    for index in 0..3 {
+        restart_with_journal(&mut fleet, index);
+        fleet.run(secs(5));
+    }
+    fleet.run(secs(RETENTION_S + 30));
+    fleet.cut(&[3], &[0, 1, 2], false);
+    issue_for(&mut fleet, &[0, 1], 80);
+    // What it has missed cannot be had any more: one flush makes up for that.
+    assert_eq!(fleet.nodes[3].flushes.len(), 1);
+}
+
+#[test]
+fn nothing_is_ready_between_a_flush_that_failed_and_the_next_try() {
+    let mut fleet = Fleet::new(5, 4, &config());
+    fleet.settle();
+    issue_for(&mut fleet, &[0, 1, 2], 20);
+    fleet.cut(&[3], &[0, 1, 2], true);
+    issue_for(&mut fleet, &[0, 1, 2], 2 * RETENTION_S);
+    fleet.nodes[3].apply = Apply::Queue {
+        len: 0,
+        each: ms(1),
+    };
+    fleet.cut(&[3], &[0, 1, 2], false);
+    issue_for(&mut fleet, &[0, 1, 2], 60);
+    let now = fleet.now;
+    let core = &mut fleet.nodes[3].core;
+    let mut flushes = 0;
+    while let Some(delivery) = core.poll_delivery(now) {
+        let flush = delivery.id.seq == 0;
+        flushes += u32::from(flush);
+        let outcome = if flush {
+            Outcome::Failed
+        } else {
+            Outcome::Applied
+        };
+        core.handle_applied(now, delivery.id, outcome);
+    }
+    assert_eq!(flushes, 1);
+    for (after, ready) in [(0, 0), (1, 0), (500, 0), (999, 0), (1_000, 1)] {
+        core.handle_timeout(now + ms(after));
+        assert_eq!(core.ready_count(), ready, "{after} ms after it failed");
+        if ready == 0 {
+            assert_eq!(core.poll_delivery(now + ms(after)), None);
+        }
+    }
+    assert!(core.poll_delivery(now + secs(1)).is_some());
+}
+
+#[test]
+fn what_is_older_than_the_cache_leaves_no_gaps_behind() {
+    let now = common::start_of_time() + secs(100_000);
+    let mut core = common::make_core(1, 0, 0, &Config::default(), now, now);
+    let mut puppet = Puppet::join(7, &mut core, now);
+    let stream = StreamId {
+        node: puppet.node,
+        ..StreamId::default()
+    };
+    // Each second one of many, all from before the cache.
+    for seq in (1..2_000).step_by(2) {
+        let tell = Tell {
+            age_ms: 700_000,
+            ..Tell::default()
+        };
+        puppet.say(&mut core, now, |out| {
+            put_message(out, MessageId { stream, seq }, tell)
+        });
+    }
+    assert_eq!(wanted(&core), 0);
+    assert_eq!(core.stats().skipped, 1_999);
+}
