@@ -80,9 +80,9 @@ fn a_dead_node_fills_the_memory_of_who_is_responsible_for_it_and_not_ours() {
     let ours = [&well, &short, &long].map(|case| most(Kind::Ours, case));
     let stored = ours.each_ref().map(|outcome| outcome.stored_messages_max);
     println!("ours: {stored:?}");
-    for (outcome, stored) in ours.iter().zip(stored) {
-        assert_eq!(outcome.memory_messages_max, 0);
-        // Twenty seconds of purges, give or take chance and a round, whatever happens to others.
+    for stored in stored {
+        // Nothing is kept for anybody in particular, so this is all: twenty seconds of purges, give or take
+        // chance and a round, whatever happens to others.
         assert!((450..650).contains(&stored), "{stored}");
     }
 }
