@@ -19,7 +19,7 @@ pub struct Delivery {
     /// The message's id. The seq is 0 for a flush that nobody issued: this node was away for so long
     /// that purges it has missed cannot be had any more.
     pub id: MessageId,
-    /// What to purge; never [`Purge::Unknown`].
+    /// What to purge. [`Purge::Unknown`] only if an earlier life's store held it (see [`Core::restore`]).
     pub purge: Purge,
     /// Time since its issue, as far as its holders know.
     pub age: Duration,

@@ -24,6 +24,10 @@
 //! said so; a failed or refused apply makes it wanted again. *Held* is another matter: what is in
 //! the store and can be given to others, be it applied or not.
 //!
+//! The way of a gap: a later message of its stream shows it (`dissemination`), or a digest does (`gossip`). It is asked
+//! for a moment later, so that plain reordering is not (`repair`); whoever is asked looks into its store, and its answer comes
+//! in where dissemination does.
+//!
 //! Nobody keeps a queue for anybody. A peer that is down costs the others nothing; when it is back,
 //! its digest says what it lacks, and theirs say what it may ask for.
 //!

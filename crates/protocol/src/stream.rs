@@ -3,6 +3,9 @@
 //! A message is *wanted* until it is received (*held*), handed to the cache (*in flight*) and
 //! applied (*seen*). Each state is a set of ranges. `known` is everything that is not wanted from
 //! the network any more, so what is wanted are its gaps between `floor` and `top`.
+//!
+//! `held` and `seen` are parts of `known`. `ready`, `retry` and `in_flight` have nothing in common, and are parts of
+//! `held`: what was not applied yet is not dropped, be it old or room short.
 
 use std::ops::RangeInclusive;
 use std::time::Duration;
