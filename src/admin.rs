@@ -162,6 +162,29 @@ pub fn peers_json(status: &Status) -> Value {
     json!({ "verdict": status.verdict, "peers": status.peers })
 }
 
+/// The peers, and what a monitoring system judges a node by: for where there is no status as a command.
+pub fn details_json(status: &Status) -> Value {
+    let mut json = peers_json(status);
+    if let Some(fields) = json.as_object_mut() {
+        let more = json!({
+            "ok": status.ok,
+            "version": status.version,
+            "installed": status.installed,
+            "reach": status.reach,
+            "journal": status.journal,
+            "wanted": status.wanted,
+            "ready": status.ready,
+            "in_flight": status.in_flight,
+            "unsupported": status.unsupported,
+            "runtime": status.runtime,
+            "applier": status.applier,
+            "key_error": status.key_error,
+        });
+        fields.extend(more.as_object().cloned().unwrap_or_default());
+    }
+    json
+}
+
 fn digest_json(streams: &[StreamStatus], room: usize) -> Option<String> {
     let digest = |stream: &StreamStatus| {
         json!({

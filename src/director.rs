@@ -89,8 +89,10 @@ fn list(listing: Listing) -> String {
         }
         (true, true) => {
             let mut details = match &status {
-                Some(status) => admin::peers_json(status),
-                None => json!({ "verdict": runtime::RuntimeError::NotRunning.to_string() }),
+                Some(status) => admin::details_json(status),
+                None => {
+                    json!({ "ok": false, "runtime": "ended", "verdict": runtime::RuntimeError::NotRunning.to_string() })
+                }
             };
             let room = (listing.room / 2).saturating_sub(DETAILS_AROUND);
             let text = fit(&mut details, room).unwrap_or_else(|| "{}".to_owned());

@@ -160,11 +160,11 @@ fn documented(command: &str) -> (BTreeSet<String>, Vec<Value>) {
             .and_then(|(_, other)| other.split_once('`'));
         if let Some((other, _)) = other {
             let (fields, _) = documented(other);
-            let inside = format!("{name}[]");
+            let inside = [format!("{name}[]"), format!("{name}.")];
             table.extend(
                 fields
                     .into_iter()
-                    .filter(|field| field.starts_with(&inside)),
+                    .filter(|field| inside.iter().any(|inside| field.starts_with(inside))),
             );
         }
     }

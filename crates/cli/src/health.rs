@@ -99,10 +99,14 @@ fn judge(status: &Value, limits: &LimitArgs) -> (String, u8) {
     if ended("runtime") || (ended("applier") && all > 0) {
         worst = CRITICAL;
     }
+    let verdict = status["verdict"].as_str().unwrap_or("no verdict");
+    // Nothing counts as fine because the node does not tell it.
+    let fine = status["ok"].as_bool();
+    let fine = fine.unwrap_or_else(|| verdict.starts_with("ok:"));
     // What the node itself finds amiss, and what earlier versions told only one by one.
     let failing = |value: &Value| value["error"].is_string();
     let named_twice = status["duplicate_names"].as_array();
-    if status["ok"] == false
+    if !fine
         || figure("unsupported") > 0
         || !status["key_error"].is_null()
         || failing(&status["journal"])
@@ -115,7 +119,6 @@ fn judge(status: &Value, limits: &LimitArgs) -> (String, u8) {
     }
     let name = ["OK", "WARNING", "CRITICAL"][usize::from(worst)];
     // A bar begins the figures, so there is no other one in the line.
-    let verdict = status["verdict"].as_str().unwrap_or("no verdict");
     let verdict: String = verdict
         .chars()
         .map(|c| if c == '|' || c.is_control() { ' ' } else { c })
@@ -154,7 +157,7 @@ mod tests {
 
     #[test]
     fn peers_that_are_down_warn_and_then_alarm() {
-        let with = |up, down| json!({"verdict": "x", "peers": peers(up, down)});
+        let with = |up, down| json!({"ok": true, "peers": peers(up, down)});
         assert_eq!(exit(with(0, 0)), OK);
         assert_eq!(exit(with(4, 0)), OK);
         assert_eq!(exit(with(3, 1)), WARNING);
@@ -165,7 +168,7 @@ mod tests {
 
     #[test]
     fn what_is_missing_or_waits_counts_from_its_limit_on() {
-        let with = |name: &str, n: u64| json!({"verdict": "x", "peers": [], name: n});
+        let with = |name: &str, n: u64| json!({"ok": true, "peers": [], name: n});
         for name in ["wanted", "ready", "in_flight"] {
             assert_eq!(exit(with(name, 9)), OK, "{name}");
             assert_eq!(exit(with(name, 10)), WARNING, "{name}");
@@ -177,10 +180,13 @@ mod tests {
     #[test]
     fn troubles_without_a_figure_count() {
         for (status, expected) in [
-            (json!({"runtime": "running"}), OK),
-            (json!({"runtime": "gave up"}), CRITICAL),
-            (json!({"applier": "not started"}), OK),
-            (json!({"applier": "ended", "peers": peers(3, 0)}), CRITICAL),
+            (json!({"ok": true, "runtime": "running"}), OK),
+            (json!({"ok": true, "runtime": "gave up"}), CRITICAL),
+            (json!({"ok": true, "applier": "not started"}), OK),
+            (
+                json!({"ok": true, "applier": "ended", "peers": peers(3, 0)}),
+                CRITICAL,
+            ),
             (json!({"ok": true, "reach": {"applied_ms": 29_999}}), OK),
             (
                 json!({"ok": true, "reach": {"applied_ms": 30_000}}),
@@ -192,14 +198,31 @@ mod tests {
             ),
             (json!({"ok": true, "reach": {"applied_ms": null}}), OK),
             (json!({"ok": false}), WARNING),
-            (json!({"journal": {"error": null}}), OK),
-            (json!({"journal": {"error": "disk full"}}), WARNING),
-            (json!({"key_error": "no key"}), WARNING),
-            (json!({"unsupported": 1}), WARNING),
-            (json!({"duplicate_names": []}), OK),
-            (json!({"duplicate_names": [{"name": "a"}]}), WARNING),
-            (json!({"sources": [{"error": null}]}), OK),
-            (json!({"sources": [{"error": "no such name"}]}), WARNING),
+            // Who does not tell has said it in the verdict, or not at all.
+            (json!({"verdict": "ok: a single node"}), OK),
+            (json!({"verdict": "ok: x", "ok": false}), WARNING),
+            (
+                json!({"verdict": "the journal in / does not work"}),
+                WARNING,
+            ),
+            (json!({}), WARNING),
+            (json!({"ok": true, "journal": {"error": null}}), OK),
+            (
+                json!({"ok": true, "journal": {"error": "disk full"}}),
+                WARNING,
+            ),
+            (json!({"ok": true, "key_error": "no key"}), WARNING),
+            (json!({"ok": true, "unsupported": 1}), WARNING),
+            (json!({"ok": true, "duplicate_names": []}), OK),
+            (
+                json!({"ok": true, "duplicate_names": [{"name": "a"}]}),
+                WARNING,
+            ),
+            (json!({"ok": true, "sources": [{"error": null}]}), OK),
+            (
+                json!({"ok": true, "sources": [{"error": "no such name"}]}),
+                WARNING,
+            ),
         ] {
             assert_eq!(exit(status.clone()), expected, "{status}");
         }

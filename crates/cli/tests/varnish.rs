@@ -1,5 +1,6 @@
 //! The command against real varnishds: three, each with the VMOD and the shipped VCL.
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::time::{Duration, Instant};
@@ -112,5 +113,26 @@ fn the_state_of_the_fleet_comes_by_varnishadm_and_over_http() {
         let health = printed(&["check-health", way[0], way[1]]);
         assert!(health.starts_with("POWDERHORN OK - ok: "), "{health}");
         assert!(health.contains(" peers=2"), "{health}");
+    }
+}
+
+/// These varnishds run without `-E`, as the package has them: the list of backends has to tell what is wrong.
+#[test]
+fn a_journal_that_fails_is_no_health_on_its_node_and_on_the_others() {
+    let mut fleet = fleet();
+    fleet.nodes[0].varnish.kill_all();
+    let state = fleet.state(0);
+    fs::remove_dir_all(&state).expect("the state directory goes");
+    fs::write(&state, "no directory").expect("a file in its place");
+    let varnish = &mut fleet.nodes[0].varnish;
+    varnish.start_again().expect("it starts");
+    varnish.wait_ready(START_TIMEOUT).expect("it runs");
+    for (node, trouble) in [
+        (0, "the journal in "),
+        (1, "node-1 says that its journal fails"),
+    ] {
+        let arguments = ["check-health", "-n", &workdir(&fleet, node)];
+        until(&arguments, &format!("POWDERHORN WARNING - {trouble}"));
+        assert_eq!(powderhorn(&arguments).status.code(), Some(1));
     }
 }
