@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::args::LimitArgs;
 use crate::node::Problem;
+use crate::show;
 
 const OK: u8 = 0;
 const WARNING: u8 = 1;
@@ -116,6 +117,11 @@ fn judge(status: &Value, limits: &LimitArgs) -> (String, u8) {
         || named_twice.is_some_and(|names| !names.is_empty())
     {
         worst = worst.max(WARNING);
+    }
+    let mut verdict = verdict.to_owned();
+    if let Some(restart) = show::restart_due(status) {
+        worst = worst.max(WARNING);
+        verdict = format!("{verdict}; {restart}");
     }
     let name = ["OK", "WARNING", "CRITICAL"][usize::from(worst)];
     // A bar begins the figures, so there is no other one in the line.
@@ -236,6 +242,22 @@ mod tests {
             line,
             "POWDERHORN CRITICAL - a   b c | peers_down=1;0;0;0 wanted=3;9;99;0 waiting=0;9;99;0 peers=2\n"
         );
+    }
+
+    #[test]
+    fn another_version_installed_than_loaded_warns_and_says_what_to_do() {
+        let with = |installed: Value| {
+            let verdict = "ok: a single node";
+            let status =
+                json!({"ok": true, "verdict": verdict, "version": "0.1.0", "installed": installed});
+            judge(&status, &limits())
+        };
+        let (line, exit) = with("0.2.0".into());
+        assert_eq!(exit, WARNING);
+        let begin = "POWDERHORN WARNING - ok: a single node; installed 0.2.0, loaded 0.1.0: restart varnish |";
+        assert!(line.starts_with(begin), "{line}");
+        assert_eq!(with("0.1.0".into()).1, OK);
+        assert_eq!(with(Value::Null).1, OK);
     }
 
     #[test]

@@ -15,34 +15,39 @@ pub fn status(status: &Value) -> String {
         let shown = shown.map(|name| format!("{name} {}", word(&status[*name])));
         shown.collect::<Vec<_>>().join(", ")
     };
-    // Writing to a string cannot fail.
-    let _ = writeln!(out, "node      {}", pairs(&["name", "site", "fleet"]));
-    let _ = writeln!(out, "versions  {}", pairs(&["version", "installed"]));
-    let _ = writeln!(out, "config    {}", word(&status["config"]));
-    let _ = writeln!(
-        out,
-        "purges    {}",
-        pairs(&["held", "wanted", "ready", "in_flight", "unsupported"])
-    );
+    let line = |out: &mut String, head: &str, text: &str| {
+        if !text.is_empty() {
+            // Writing to a string cannot fail.
+            let _ = writeln!(out, "{head:<8}  {text}");
+        }
+    };
+    line(&mut out, "node", &pairs(&["name", "site", "fleet"]));
+    let versions = restart_due(status).unwrap_or_else(|| pairs(&["version", "installed"]));
+    line(&mut out, "versions", &versions);
+    if !status["config"].is_null() {
+        line(&mut out, "config", &word(&status["config"]));
+    }
+    let purges = ["held", "wanted", "ready", "in_flight", "unsupported"];
+    line(&mut out, "purges", &pairs(&purges));
     if let Some(rates) = status["rates"].as_object() {
         let rates = rates.iter().filter_map(|(name, rate)| {
             let rate = rate.as_f64()?;
             Some(format!("{} {rate:.1}", name.replace('_', " ")))
         });
-        let _ = writeln!(out, "a second  {}", rates.collect::<Vec<_>>().join(", "));
+        line(&mut out, "a second", &rates.collect::<Vec<_>>().join(", "));
     }
     let journal = &status["journal"];
     if journal.is_object() {
-        let _ = writeln!(
-            out,
-            "journal   {} {}, {} of {} bytes",
+        let text = format!(
+            "{} {}, {} of {} bytes",
             word(&journal["dir"]),
             word(&journal["state"]),
             word(&journal["disk_bytes"]),
             word(&journal["bytes_max"])
         );
+        line(&mut out, "journal", &text);
     }
-    let _ = writeln!(out, "threads   {}", pairs(&["runtime", "applier"]));
+    line(&mut out, "threads", &pairs(&["runtime", "applier"]));
     if let Some(peers) = status["peers"].as_array().filter(|peers| !peers.is_empty()) {
         out.push('\n');
         out.push_str(&table(peers));
@@ -57,6 +62,15 @@ pub fn status(status: &Value) -> String {
         let _ = writeln!(out, "\nlatest notices\n{}", notices.join("\n"));
     }
     out
+}
+
+/// What to do if another version is installed than the one that runs.
+pub fn restart_due(status: &Value) -> Option<String> {
+    let (loaded, installed) = (&status["version"], &status["installed"]);
+    (loaded.is_string() && installed.is_string() && loaded != installed).then(|| {
+        let (loaded, installed) = (word(loaded), word(installed));
+        format!("installed {installed}, loaded {loaded}: restart varnish")
+    })
 }
 
 pub fn peers(status: &Value) -> String {

@@ -183,6 +183,21 @@ fn a_status_is_shown_whatever_a_terminal_would_make_of_names() {
 }
 
 #[test]
+fn a_status_has_no_line_for_what_the_node_does_not_tell() {
+    let little = r#"{"verdict":"ok: a single node","peers":[]}"#;
+    let upgraded =
+        r#"{"verdict":"ok: a single node","version":"0.1.0","installed":"0.2.0","peers":[]}"#;
+    let (url, node) = node(vec![answer("200 OK", little), answer("200 OK", upgraded)]);
+    let shown = || out(&powderhorn(&["status", "--url", &url]));
+    assert_eq!(shown(), "ok: a single node\n\n");
+    assert_eq!(
+        shown(),
+        "ok: a single node\n\nversions  installed 0.2.0, loaded 0.1.0: restart varnish\n"
+    );
+    node.join().unwrap();
+}
+
+#[test]
 fn check_health_exits_as_monitoring_systems_expect() {
     let (url, node) = node(vec![answer("200 OK", STATUS), answer("200 OK", STATUS)]);
     let critical = powderhorn(&["check-health", "--url", &url]);

@@ -106,7 +106,14 @@ fn the_state_of_the_fleet_comes_by_varnishadm_and_over_http() {
     let workdir = workdir(&fleet, 0);
     let url = url(&fleet, 1);
     for way in [["-n", &workdir], ["--url", &url]] {
-        until(&["status", way[0], way[1]], "ok: all purges older than ");
+        let status = until(&["status", way[0], way[1]], "ok: all purges older than ");
+        for line in [
+            "versions  version ",
+            "purges    ",
+            "threads   runtime running, ",
+        ] {
+            assert!(status.contains(&format!("\n{line}")), "{line}: {status}");
+        }
         let peers = printed(&["peers", way[0], way[1]]);
         let up = peers.lines().filter(|line| line.starts_with("up "));
         assert_eq!(up.count(), 2, "{peers}");
