@@ -148,8 +148,15 @@ pub fn status_json(status: &Status) -> Value {
         let cache = counters.map(|(name, _, value)| (name.to_owned(), value.into()));
         fields.insert("cache".to_owned(), Value::Object(cache.collect()));
         fields.insert("vmod_panics".to_owned(), guard::panics().into());
+        fields.insert("peers_up".to_owned(), peers_up(status).into());
     }
     json
+}
+
+/// How many peers are up: whoever counts them in an answer that was cut counts too few.
+fn peers_up(status: &Status) -> usize {
+    let up = status.peers.iter().filter(|peer| peer.state == "up");
+    up.count()
 }
 
 /// The verdict, and the status's table of peers.
@@ -168,6 +175,7 @@ pub fn details_json(status: &Status) -> Value {
     if let Some(fields) = json.as_object_mut() {
         let more = json!({
             "ok": status.ok,
+            "peers_up": peers_up(status),
             "version": status.version,
             "installed": status.installed,
             "reach": status.reach,

@@ -60,8 +60,15 @@ pub fn run(status: Result<Value, Problem>, limits: &LimitArgs) -> (String, u8) {
 fn judge(status: &Value, limits: &LimitArgs) -> (String, u8) {
     let empty = Vec::new();
     let peers = status["peers"].as_array().unwrap_or(&empty);
-    let all = peers.len() as u64;
-    let down = peers.iter().filter(|peer| peer["state"] != "up").count() as u64;
+    let left_out = show::peers_left_out(status);
+    let all = (peers.len() as u64).saturating_add(left_out);
+    let shown_down = peers.iter().filter(|peer| peer["state"] != "up").count() as u64;
+    // Those that are down are the last to be left out, so some of the others are only if all of these are.
+    let down = match status["peers_up"].as_u64() {
+        Some(up) => all.saturating_sub(up),
+        None if shown_down < peers.len() as u64 => shown_down,
+        None => shown_down.saturating_add(left_out),
+    };
     let figure = |name: &str| status[name].as_u64().unwrap_or(0);
     let wanted = figure("wanted");
     let waiting = figure("ready").saturating_add(figure("in_flight"));
@@ -170,6 +177,22 @@ mod tests {
         assert_eq!(exit(with(2, 2)), CRITICAL);
         assert_eq!(exit(with(2, 1)), WARNING);
         assert_eq!(exit(with(0, 1)), CRITICAL);
+    }
+
+    #[test]
+    fn peers_that_are_left_out_count() {
+        let with = |up, down, told: Option<u64>| {
+            let status = json!({
+                "ok": true, "peers": peers(up, down), "left_out": {"peers": 7}, "peers_up": told,
+            });
+            let (line, _) = judge(&status, &limits());
+            let (_, figures) = line.split_once("| ").unwrap();
+            figures.split(';').next().unwrap().to_owned() + &figures[figures.rfind(' ').unwrap()..]
+        };
+        assert_eq!(with(2, 1, None), "peers_down=1 peers=10\n");
+        assert_eq!(with(0, 3, Some(6)), "peers_down=4 peers=10\n");
+        // An earlier version does not tell how many of the others are up.
+        assert_eq!(with(0, 3, None), "peers_down=10 peers=10\n");
     }
 
     #[test]

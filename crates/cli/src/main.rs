@@ -84,6 +84,11 @@ fn run(command: Command) -> Result<(String, u8), Problem> {
         Command::Peers { node, json } => {
             let status = Node::new(&node).status()?;
             if json {
+                // The list itself has no place for it.
+                let left_out = show::peers_left_out(&status);
+                if left_out > 0 {
+                    eprintln!("powderhorn: {left_out} peers are left out: raise cli_limit");
+                }
                 show::json(&status["peers"])
             } else {
                 show::peers(&status)

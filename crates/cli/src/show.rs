@@ -51,6 +51,7 @@ pub fn status(status: &Value) -> String {
     if let Some(peers) = status["peers"].as_array().filter(|peers| !peers.is_empty()) {
         out.push('\n');
         out.push_str(&table(peers));
+        out.push_str(&and_more(status));
     }
     let notices: Vec<String> = status["notices"]
         .as_array()
@@ -75,8 +76,23 @@ pub fn restart_due(status: &Value) -> Option<String> {
 
 pub fn peers(status: &Value) -> String {
     match status["peers"].as_array() {
-        Some(peers) if !peers.is_empty() => table(peers),
+        Some(peers) if !peers.is_empty() => table(peers) + &and_more(status),
+        _ if peers_left_out(status) > 0 => and_more(status),
         _ => "a single node: no peers\n".to_owned(),
+    }
+}
+
+/// How many peers varnishd had no room for in its answer.
+pub fn peers_left_out(status: &Value) -> u64 {
+    let left_out = status.pointer("/left_out/peers");
+    left_out.and_then(Value::as_u64).unwrap_or(0)
+}
+
+/// A line on those, if there are any.
+pub fn and_more(status: &Value) -> String {
+    match peers_left_out(status) {
+        0 => String::new(),
+        n => format!("and {n} more: raise cli_limit\n"),
     }
 }
 

@@ -198,6 +198,24 @@ fn a_status_has_no_line_for_what_the_node_does_not_tell() {
 }
 
 #[test]
+fn peers_that_the_answer_had_no_room_for_are_counted() {
+    let cut = STATUS.replace("\"wanted\":0", "\"wanted\":0,\"left_out\":{\"peers\":77}");
+    let cut = || answer("200 OK", &cut);
+    let (url, node) = node(vec![cut(), cut(), cut()]);
+    let ask = |command: &[&str]| powderhorn(&[command, &["--url", &url]].concat());
+    let shown = out(&ask(&["peers"]));
+    let more = "\nand 77 more: raise cli_limit\n";
+    assert!(shown.ends_with(more), "{shown}");
+    let listed = ask(&["peers", "--json"]);
+    assert!(out(&listed).ends_with("]\n"), "{}", out(&listed));
+    let said = err(&listed);
+    assert!(said.contains("77 peers are left out"), "{said}");
+    let health = out(&ask(&["check-health"]));
+    assert!(health.ends_with(" peers=79\n"), "{health}");
+    node.join().unwrap();
+}
+
+#[test]
 fn check_health_exits_as_monitoring_systems_expect() {
     let (url, node) = node(vec![answer("200 OK", STATUS), answer("200 OK", STATUS)]);
     let critical = powderhorn(&["check-health", "--url", &url]);
