@@ -115,6 +115,9 @@ pub(crate) struct Shared {
     /// When this node began to hear of no other, in µs of the boot clock; `i64::MAX` while it hears of one,
     /// or knows of none.
     pub alone_since: AtomicI64,
+    /// Up to when all purges were applied at all nodes, when that was last known; the node's start before that.
+    /// In µs of the boot clock.
+    pub applied_until: AtomicI64,
     /// How long an answer waits for the journal.
     pub journal_wait: Duration,
     /// Ids of the keys in use, and why a changed key file is not used, if so.

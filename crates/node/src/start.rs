@@ -112,6 +112,7 @@ pub(crate) fn prepare(
         resolver,
         egress: Egress::new(sockets, sealer, random()?),
         alone_since: AtomicI64::new(i64::MAX),
+        applied_until: AtomicI64::new(now.as_us()),
         journal,
         journal_wait: config.journal.wait,
         keys: Mutex::new((key_ids, None)),

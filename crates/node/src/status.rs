@@ -13,10 +13,13 @@ pub use peers::{PeerNews, PeerStatus};
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use powderhorn_protocol::StreamView;
 use powderhorn_protocol::id::NodeId;
 use powderhorn_protocol::ranges::RangeSet;
+use powderhorn_protocol::time::Time;
 use serde::Serialize;
 
 use crate::journal::{self, JournalStatus};
@@ -363,6 +366,21 @@ fn counted(shared: &Shared, core: &NodeCore) -> Vec<Counter> {
     list
 }
 
+/// The lag of the fleet. It grows while nothing is known of the others: 0 would look like the best of all.
+fn fleet_lag_ms(shared: &Shared, reach: &Reached, peers: u64, now: Time) -> u64 {
+    match reach.applied_ms {
+        Some(ms) if peers == 0 || reach.known > 1 => {
+            let until = now - Duration::from_millis(ms);
+            shared.applied_until.store(until.as_us(), Ordering::Relaxed);
+            ms
+        }
+        _ => {
+            let until = Time::from_us(shared.applied_until.load(Ordering::Relaxed));
+            now.since(until).as_millis() as u64
+        }
+    }
+}
+
 pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
     let gauge = |name, help, value| Counter {
         name,
@@ -376,12 +394,14 @@ pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
     let wanted = core
         .streams()
         .fold(0u64, |sum, stream| sum.saturating_add(stream.wanted));
+    let peers = shared.peers().count() as u64;
     list.push(gauge(
         "peers",
         "Peers that the sources of members name.",
-        shared.peers().count() as u64,
+        peers,
     ));
-    let reach = Reached::of(&core, sys::boot_clock());
+    let now = sys::boot_clock();
+    let reach = Reached::of(&core, now);
     list.push(gauge(
         "fleet_known",
         "Nodes whose news is fresh, this one counted.",
@@ -389,8 +409,8 @@ pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
     ));
     list.push(gauge(
         "fleet_lag_ms",
-        "All purges older than this are applied at all nodes whose news is fresh.",
-        reach.applied_ms.unwrap_or(0),
+        "All purges older than this are applied at all nodes whose news is fresh; it grows while there are none.",
+        fleet_lag_ms(shared, &reach, peers, now),
     ));
     list.push(gauge(
         "fleet_oldest_news_ms",

@@ -5,7 +5,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{TempDir, TestNode, eventually, fleet, free_addresses, start_fleet};
 use powderhorn_node::hooks::Outgoing;
@@ -81,6 +81,34 @@ fn the_verdict_tells_of_a_cut_and_of_its_end() {
         "{from:?}"
     );
     assert!(from.digest_ms.is_some_and(|ms| ms < 20_000), "{from:?}");
+}
+
+fn lag_ms(node: &TestNode) -> u64 {
+    let counters = node.node.counters();
+    let lag = counters.iter().find(|c| c.name == "fleet_lag_ms");
+    lag.expect("the gauge").value
+}
+
+/// A dashboard that draws it would show a node that hears of nobody as the best one.
+#[test]
+fn the_lag_grows_while_nothing_is_known_of_the_others() {
+    let dir = TempDir::new();
+    let cut = Arc::new(AtomicBool::new(true));
+    let started = Instant::now();
+    let nodes = fleet_with_a_cut(&dir, &cut);
+    let single = TestNode::start(Config::single_node());
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(lag_ms(&nodes[2]) >= 1_000);
+    assert!(lag_ms(&single) < 1_000);
+    assert!(lag_ms(&nodes[2]) <= started.elapsed().as_millis() as u64);
+    cut.store(false, Ordering::SeqCst);
+    eventually("met", || verdict(&nodes[2]).contains(" 3 of 3 nodes"));
+    lag_ms(&nodes[2]);
+    let known = Instant::now();
+    cut.store(true, Ordering::SeqCst);
+    let alone = || nodes[2].node.status().reach.known == 1;
+    eventually("nothing is known any more", alone);
+    assert!(Duration::from_millis(lag_ms(&nodes[2])) >= known.elapsed() / 2);
 }
 
 #[test]
