@@ -1,5 +1,6 @@
 //! The directory and its files: the only calls that reach a disk.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
@@ -60,6 +61,23 @@ impl Kind {
     }
 }
 
+/// The name of the file of this number.
+fn name_of(number: u64, kind: Kind) -> String {
+    format!("{number:016x}.{}", kind.ending())
+}
+
+/// What the name of a file of the journal says; `None` for any other name. People and tools leave files in any
+/// directory, so only the very name that [`name_of`] gives is one.
+fn told_by(name: &OsStr) -> Option<(u64, Kind)> {
+    let name = name.to_str()?;
+    let (number, ending) = name.split_once('.')?;
+    let kinds = [Kind::Log, Kind::Segment, Kind::Unfinished];
+    let kind = kinds.into_iter().find(|kind| kind.ending() == ending)?;
+    let number = u64::from_str_radix(number, 16).ok()?;
+    // A number that cannot be counted on from is none of ours.
+    (number < NUMBERS_MAX && name_of(number, kind) == name).then_some((number, kind))
+}
+
 /// The name of the file with the last epoch's stamp.
 pub const STAMP: &str = "epoch";
 /// The name of the file with the first start of this boot.
@@ -87,7 +105,7 @@ impl Files {
     }
 
     pub fn path(&self, number: u64, kind: Kind) -> PathBuf {
-        self.dir.join(format!("{number:016x}.{}", kind.ending()))
+        self.dir.join(name_of(number, kind))
     }
 
     pub fn make_dir(&self) -> io::Result<()> {
@@ -116,16 +134,7 @@ impl Files {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
-            let name = entry.file_name();
-            let Some((number, ending)) = name.to_str().and_then(|name| name.split_once('.')) else {
-                continue;
-            };
-            let kinds = [Kind::Log, Kind::Segment, Kind::Unfinished];
-            let kind = kinds.into_iter().find(|kind| kind.ending() == ending);
-            let number = u64::from_str_radix(number, 16);
-            // A number that cannot be counted on from is none of ours.
-            let number = number.ok().filter(|number| *number < NUMBERS_MAX);
-            if let (Some(kind), Some(number), 16) = (kind, number, name.len() - 4) {
+            if let Some((number, kind)) = told_by(&entry.file_name()) {
                 files.push((number, kind, entry.metadata()?.len()));
             }
         }
@@ -260,5 +269,44 @@ impl Files {
         let mut bytes = Vec::new();
         file.take(4096).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::ffi::OsStrExt;
+
+    use super::*;
+
+    #[test]
+    fn what_others_leave_in_the_directory_is_no_file_of_the_journal() {
+        let odd: [&[u8]; 16] = [
+            b"a.b",
+            b"x",
+            b".",
+            b".a",
+            b".log",
+            b"a.",
+            b"1.log",
+            b"0000000000000001",
+            b"0000000000000001.log.1",
+            b"00000000000000001.log",
+            // Of the right length, but not as the journal writes them.
+            b"+000000000000001.log",
+            b"000000000000000A.log",
+            b"4000000000000000.log",
+            b"000000000000001\xff.log",
+            b"\xff.\xff",
+            "00000000000000\u{e9}.s\u{e9}".as_bytes(),
+        ];
+        for name in odd {
+            assert_eq!(told_by(OsStr::from_bytes(name)), None, "{name:?}");
+        }
+        for kind in [Kind::Log, Kind::Segment, Kind::Unfinished] {
+            for number in [0, 0x1a, NUMBERS_MAX - 1] {
+                let name = name_of(number, kind);
+                assert_eq!(told_by(OsStr::new(&name)), Some((number, kind)), "{name}");
+            }
+        }
     }
 }
