@@ -101,6 +101,8 @@ impl Shared {
         for (id, peer) in come.chain(turnover.added.iter().map(|(id, peer)| (*id, peer))) {
             core.add_peer(now, id, &peer.site);
         }
+        // Who has gone may be whom they wait for.
+        self.wake_waiters(&core);
         drop(core);
         // It has challenges to send.
         self.wake.notify_one();

@@ -146,6 +146,30 @@ fn a_node_is_added_by_editing_the_file_and_removed_again() {
     eventually("back", || ids.iter().all(|&id| third.knows(id)));
 }
 
+/// A node that is taken out of the list because it is dead is what a waiter waits for in vain.
+#[test]
+fn a_wait_ends_when_the_node_that_is_missing_leaves_the_list() {
+    let dir = TempDir::new();
+    let (port, keys) = (free_port(1..=2), dir.key_file(&[1]));
+    let file = dir.0.join("nodes.conf");
+    write_nodes(&file, &[1, 2]);
+    // The second is never started.
+    let first = TestNode::start(with_file(node(1, port, &keys), &file));
+    let id = first.purge(1);
+    let limit = Duration::from_secs(50);
+    let begun = Instant::now();
+    let waited = std::thread::scope(|scope| {
+        let waiter = scope.spawn(|| first.node.wait_applied(id, 0, limit));
+        // By then it waits.
+        std::thread::sleep(Duration::from_millis(500));
+        write_nodes(&file, &[1]);
+        waiter.join().unwrap().unwrap()
+    });
+    assert!(waited.enough, "{waited:?}");
+    assert_eq!((waited.done, waited.nodes), (1, 1));
+    assert!(begun.elapsed() < limit / 2, "{:?}", begun.elapsed());
+}
+
 #[test]
 fn a_file_that_is_not_fit_keeps_the_peers_and_is_told_of() {
     let dir = TempDir::new();
