@@ -92,6 +92,11 @@ impl Lookups {
         lookup.flat_map(|lookup| lookup.addresses.keys().copied())
     }
 
+    /// Whether a name has not led anywhere yet. One that once did keeps an address.
+    pub fn unanswered(&self) -> bool {
+        self.0.values().any(|lookup| lookup.addresses.is_empty())
+    }
+
     /// Since when a name has failed, and why.
     pub fn failure(&self, name: &HostName) -> Option<&Failure> {
         self.0.get(name)?.failure.as_ref()

@@ -165,6 +165,12 @@ impl Members {
         self.lookups.set_names(now, names);
     }
 
+    /// Whether a source has never said anything: there may be peers that nobody has told of yet.
+    pub fn unanswered(&self) -> bool {
+        // A file that is fit to be used names a node.
+        self.file.as_ref().is_some_and(|file| file.nodes.is_empty()) || self.lookups.unanswered()
+    }
+
     /// How long after an answer the next lookup of a name is due.
     pub fn interval(&self) -> Duration {
         self.interval

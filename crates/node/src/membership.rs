@@ -85,11 +85,13 @@ impl Shared {
         let config = self.config();
         // Nobody else changes the peers: whoever does has the members.
         let (peers, turnover) = self.peers().turn(wanted.peers, &config.site);
-        if turnover.is_empty() {
+        let unanswered = members.unanswered();
+        if turnover.is_empty() && unanswered == self.unanswered.load(Ordering::Relaxed) {
             return;
         }
         let mut core = self.core.lock();
-        // Both under the core's lock, so that whoever holds it sees the same peers in both.
+        self.unanswered.store(unanswered, Ordering::Relaxed);
+        // All under the core's lock, so that whoever holds it sees the same peers in core and list.
         *self.peers.write() = Arc::new(peers);
         let now = sys::boot_clock();
         let moved = &turnover.moved;
@@ -101,7 +103,7 @@ impl Shared {
         for (id, peer) in come.chain(turnover.added.iter().map(|(id, peer)| (*id, peer))) {
             core.add_peer(now, id, &peer.site);
         }
-        // Who has gone may be whom they wait for.
+        // Who has gone may be whom they wait for, and so may a source's first answer.
         self.wake_waiters(&core);
         drop(core);
         // It has challenges to send.

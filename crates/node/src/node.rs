@@ -100,6 +100,9 @@ pub(crate) struct Shared {
     pub sockets: Vec<SocketInfo>,
     /// The other nodes. Changed under the core's lock.
     pub peers: RwLock<Arc<Peers>>,
+    /// Whether a source of peers has never said anything: without peers, this node is then not known to be a
+    /// single one. Changed under the core's lock.
+    pub unanswered: AtomicBool,
     /// Who the other nodes are. Locked before the core, never while it is.
     pub members: Mutex<Members>,
     /// How the sources are. Apart from them, as whoever looks must not wait for a file to be read.
@@ -113,7 +116,7 @@ pub(crate) struct Shared {
     /// What writes the messages that the core holds to disk.
     pub journal: Option<Journal>,
     /// When this node began to hear of no other, in µs of the boot clock; `i64::MAX` while it hears of one,
-    /// or knows of none.
+    /// or knows that there is none.
     pub alone_since: AtomicI64,
     /// Up to when all purges were applied at all nodes, when that was last known; the node's start before that.
     /// In µs of the boot clock.

@@ -177,7 +177,7 @@ impl Node {
             let all = 1 + self.shared.peers().count();
             let done = core.receipt_done(waiter.ids);
             // Sources of peers that have not said anything yet are no fleet of one.
-            let unknown = all == 1 && self.shared.config().has_peers();
+            let unknown = all == 1 && self.shared.unanswered.load(Ordering::Relaxed);
             let enough = match nodes {
                 0 => done >= all && !unknown,
                 nodes => done >= nodes,

@@ -271,11 +271,13 @@ impl Runtime {
             up += usize::from(peer.up);
             heard = heard.max(peer.heard);
         }
+        // A source that is silent may know of others.
+        let fleet = peers > 0 || shared.unanswered.load(Ordering::Relaxed);
         drop(core);
         let before = shared.alone_since.load(Ordering::Relaxed);
-        let since = match (peers, up) {
-            (1.., 0) if before != i64::MAX => before,
-            (1.., 0) => heard.unwrap_or_else(sys::boot_clock).as_us(),
+        let since = match (fleet, up) {
+            (true, 0) if before != i64::MAX => before,
+            (true, 0) => heard.unwrap_or_else(sys::boot_clock).as_us(),
             _ => i64::MAX,
         };
         shared.alone_since.store(since, Ordering::Relaxed);

@@ -170,6 +170,56 @@ fn a_wait_ends_when_the_node_that_is_missing_leaves_the_list() {
     assert!(begun.elapsed() < limit / 2, "{:?}", begun.elapsed());
 }
 
+/// A restart while the network is out: nobody says who the others are. That is no single node.
+#[test]
+fn a_node_whose_sources_have_never_answered_is_alone_and_its_waits_are_not_over() {
+    let dir = TempDir::new();
+    let (port, keys) = (free_port(1..=2), dir.key_file(&[1]));
+    let file = dir.0.join("nodes.conf");
+    let names = Names::default();
+    names.set("fleet.test", None);
+    let stale_soon = |config: Config| Config {
+        limits: Limits {
+            max_staleness: Some(Duration::from_secs(1)),
+            ..config.limits.clone()
+        },
+        ..config
+    };
+    let with_name = with_dns(node(2, port, &keys), "fleet.test", port);
+    let nodes = [
+        TestNode::start(stale_soon(with_file(node(1, port, &keys), &file))),
+        TestNode::start_resolving(stale_soon(with_name), names.resolver()),
+    ];
+    for node in &nodes {
+        let id = node.purge(1);
+        let waited = node.node.wait_applied(id, 0, Duration::from_millis(100));
+        let waited = waited.unwrap();
+        assert_eq!((waited.nodes, waited.enough), (1, false));
+        eventually("alone", || node.node.isolated());
+    }
+
+    // They answer, and there is nobody else: a wait ends with that answer.
+    let answers: [&(dyn Fn() + Sync); 2] = [
+        &|| write_nodes(&file, &[1]),
+        &|| names.set("fleet.test", Some(&[2])),
+    ];
+    for (node, answer) in nodes.iter().zip(answers) {
+        let id = node.purge(2);
+        let begun = Instant::now();
+        let limit = Duration::from_secs(50);
+        let waited = std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| node.node.wait_applied(id, 0, limit));
+            std::thread::sleep(Duration::from_millis(100));
+            answer();
+            waiter.join().unwrap().unwrap()
+        });
+        assert_eq!((waited.done, waited.nodes, waited.enough), (1, 1, true));
+        assert!(begun.elapsed() < limit / 2, "{:?}", begun.elapsed());
+        eventually("a single node", || !node.node.isolated());
+        assert!(peers(node).is_empty());
+    }
+}
+
 #[test]
 fn a_file_that_is_not_fit_keeps_the_peers_and_is_told_of() {
     let dir = TempDir::new();
