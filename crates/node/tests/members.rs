@@ -199,10 +199,9 @@ fn a_node_whose_sources_have_never_answered_is_alone_and_its_waits_are_not_over(
     }
 
     // They answer, and there is nobody else: a wait ends with that answer.
-    let answers: [&(dyn Fn() + Sync); 2] = [
-        &|| write_nodes(&file, &[1]),
-        &|| names.set("fleet.test", Some(&[2])),
-    ];
+    let answers: [&(dyn Fn() + Sync); 2] = [&|| write_nodes(&file, &[1]), &|| {
+        names.set("fleet.test", Some(&[2]))
+    }];
     for (node, answer) in nodes.iter().zip(answers) {
         let id = node.purge(2);
         let begun = Instant::now();
