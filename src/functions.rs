@@ -109,8 +109,11 @@ pub fn body(ctx: &Ctx<'_>) -> Result<Vec<u8>, Problem> {
     Ok(body)
 }
 
-/// The keys in a body of Fastly's API, with spaces between them.
-pub fn json_keys(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {
+/// The surrogate keys in `field`, or if that is empty in a body of Fastly's API, with spaces between them.
+fn api_keys(ctx: &Ctx<'_>, field: &CStr) -> Result<Vec<u8>, Problem> {
+    if !field.is_empty() {
+        return Ok(field.to_bytes().to_vec());
+    }
     let body: serde_json::Value = serde_json::from_slice(&body(ctx)?).map_err(refuse)?;
     let keys = body.get("surrogate_keys").and_then(|keys| keys.as_array());
     let keys = keys.and_then(|keys| keys.iter().map(|key| key.as_str()).collect());
@@ -122,7 +125,38 @@ pub fn json_keys(ctx: &Ctx<'_>) -> Result<VCL_STRING, Problem> {
     if joined.contains('\0') {
         return Err(Problem::Refuse("a key has a zero byte in it".to_owned()));
     }
-    Ok(Space::take(ctx, joined.len())?.fill(joined.as_bytes()))
+    Ok(joined.into_bytes())
+}
+
+/// The purges by the keys of a request of Fastly's API. Refused, with nothing purged, if [`api_ids`] could not
+/// answer it.
+pub fn api_purges(ctx: &Ctx<'_>, field: &CStr, soft: bool) -> Result<Vec<Purge>, Problem> {
+    let keys = api_keys(ctx, field)?;
+    let answer = ids_json(&keys, &"-".repeat(IdText::BYTES_MAX)).len();
+    if answer >= shim::KEPT_BYTES_MAX {
+        return Err(Problem::Refuse(format!(
+            "too many keys at once: their answer would have {answer} bytes, and {} are the most",
+            shim::KEPT_BYTES_MAX
+        )));
+    }
+    key_purges(&keys, soft)
+}
+
+/// The answer of Fastly's API: each key of the request with the purge's id.
+pub fn api_ids(ctx: &Ctx<'_>, id: &CStr, field: &CStr) -> Result<VCL_STRING, Problem> {
+    let id = String::from_utf8_lossy(given(id, "the id")?);
+    long_reply(ctx, &ids_json(&api_keys(ctx, field)?, &id))
+}
+
+/// A JSON object that gives each of these keys this id.
+fn ids_json(text: &[u8], id: &str) -> String {
+    let id = serde_json::Value::from(id).to_string();
+    let pair = |key: &[u8]| {
+        let key = serde_json::Value::from(String::from_utf8_lossy(key));
+        format!("{key}:{id}")
+    };
+    let pairs: Vec<String> = keys::split(text).map(|key| pair(&key)).collect();
+    format!("{{{}}}", pairs.join(","))
 }
 
 fn refuse(error: impl std::fmt::Display) -> Problem {

@@ -228,12 +228,24 @@ mod powderhorn {
         call(ctx, "tags", |ctx| functions::tags(ctx, header, regex))
     }
 
-    /// The surrogate keys in the request's body, with spaces between them, for `purge_key()`: a body as
-    /// Fastly's API takes it, `{"surrogate_keys": ["a", "b"]}`.
+    /// The same as `purge_key()` for Fastly's API: `keys` may be a header that is not set, and the keys are then in
+    /// the request's body, `{"surrogate_keys": ["a", "b"]}`. More keys than `json_ids()` can answer are refused.
     ///
     /// Call `std.cache_req_body()` in `vcl_recv` before.
-    pub unsafe fn json_keys(ctx: &mut Ctx) -> Result<VCL_STRING, VclError> {
-        call(ctx, "json_keys", functions::json_keys)
+    pub unsafe fn purge_json_keys(
+        ctx: &mut Ctx,
+        keys: &CStr,
+        #[default(false)] soft: bool,
+    ) -> Result<VCL_STRING, VclError> {
+        call(ctx, "purge_json_keys", |ctx| {
+            let purges = functions::api_purges(ctx, keys, soft)?;
+            functions::purge(ctx, purges)
+        })
+    }
+
+    /// The answer to that, given the id and the same header: `{"a":"id","b":"id"}`.
+    pub unsafe fn json_ids(ctx: &mut Ctx, id: &CStr, keys: &CStr) -> Result<VCL_STRING, VclError> {
+        call(ctx, "json_ids", |ctx| functions::api_ids(ctx, id, keys))
     }
 
     /// Takes all objects of a host away, on every node, and returns the purge's id.

@@ -37,14 +37,13 @@ sub vcl_recv {
 			    encoded = regsub(req.url, "^/service/[^/]+/purge/([^?]*).*$", "\1")),
 			    soft = req.http.Fastly-Soft-Purge ~ ".");
 		} else {
-			set req.http.X-Powderhorn-Keys = req.http.Surrogate-Key;
-			if (!req.http.Surrogate-Key) {
-				if (std.integer(req.http.Content-Length, 0) > 1048576 || !std.cache_req_body(1MB)) {
-					return (synth(400, "The body is too long"));
-				}
-				set req.http.X-Powderhorn-Keys = powderhorn.json_keys();
+			if (req.http.Surrogate-Key !~ "." && (std.integer(req.http.Content-Length, 0) > 1048576 ||
+			    !std.cache_req_body(1MB))) {
+				return (synth(400, "The body is too long"));
 			}
-			set req.http.X-Powderhorn-Id = powderhorn.purge_key(req.http.X-Powderhorn-Keys,
+			# As many as they are, they are too long for a header.
+			set req.http.X-Powderhorn-Keys = "all";
+			set req.http.X-Powderhorn-Id = powderhorn.purge_json_keys(req.http.Surrogate-Key,
 			    soft = req.http.Fastly-Soft-Purge ~ ".");
 		}
 		call powderhorn_answer;
@@ -90,11 +89,7 @@ sub vcl_synth {
 			set resp.body = {"{"status":"error","msg":""} +
 			    regsuball(req.http.X-Powderhorn-Keys, {"[^ !#-\[\]-~]"}, "'") + {"""} + "}";
 		} elsif (req.http.X-Powderhorn-Keys) {
-			# Each key with the id, and so all of the keys with their own quotes and backslashes escaped.
-			set resp.body = "{" + regsub(regsuball(
-			    regsuball(req.http.X-Powderhorn-Keys, {"(["\\])"}, "\\\1"),
-			    "([^, ]+)[, ]*", {""\1":""} + req.http.X-Powderhorn-Id + {"","}),
-			    ",$", "") + "}";
+			set resp.body = powderhorn.json_ids(req.http.X-Powderhorn-Id, req.http.Surrogate-Key);
 		} else {
 			set resp.body = {"{"status":"ok","id":""} + req.http.X-Powderhorn-Id + {"""} + "}";
 		}
