@@ -27,9 +27,6 @@ const PEACE_MAX: Duration = Duration::from_secs(120);
 /// After that: how long it may go on repairing (who joined fetches what is younger than the margin).
 const QUIET_MAX: Duration = Duration::from_secs(120);
 
-/// In one of so many seeds the join margin is shorter than the world is long.
-const SHORT_MARGIN_ONE_IN: u64 = 3;
-
 /// What a purge of the simulator's takes of `retention_bytes`.
 const PURGE_BYTES: u64 = HELD_OVERHEAD_BYTES + 32;
 
@@ -256,10 +253,6 @@ fn fleet(seed: u64, rng: &mut StdRng, faults: Faults) -> Fleet {
         config.repair_bytes_peer = rng.random_range(2_000..200_000);
         config.repair_bytes_all = rng.random_range(4_000..400_000);
         config.replay_window = rng.random_range(256..8_192);
-        if seed % SHORT_MARGIN_ONE_IN == 0 {
-            // What was issued before a cache began is skipped by its age.
-            config.join_margin = Duration::from_millis(1_000 + seed % 4_000);
-        }
         if faults.room {
             config.retention_bytes = rng.random_range(10 * PURGE_BYTES..400 * PURGE_BYTES);
         }
