@@ -2,36 +2,14 @@
 
 mod common;
 
-use common::{Fleet, TestCore, ms, secs};
+use common::aging::{RETENTION, config, purge_for, wanted};
+use common::{Fleet, ms, secs};
 use powderhorn_protocol::Event;
-use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::MessageId;
 use powderhorn_protocol::store::{Held, MemoryStore, Store};
 
-const RETENTION: u64 = 100;
-
-fn config() -> Config {
-    Config {
-        retention: secs(RETENTION),
-        join_margin: secs(20),
-        ..Config::default()
-    }
-}
-
-/// A fleet that purges at all nodes of `origins` for so many seconds.
-fn purge_for(fleet: &mut Fleet, origins: &[usize], seconds: u64) {
-    for n in 0..seconds as usize {
-        fleet.issue(origins[n % origins.len()]);
-        fleet.run(secs(1));
-    }
-}
-
 fn flushes(fleet: &Fleet) -> Vec<usize> {
     fleet.nodes.iter().map(|node| node.flushes.len()).collect()
-}
-
-fn wanted(core: &TestCore) -> u64 {
-    core.streams().map(|view| view.wanted).sum()
 }
 
 fn cut_off(fleet: &mut Fleet, index: usize, cut: bool) {

@@ -3,34 +3,13 @@
 
 mod common;
 
+use common::aging::{RETENTION, config, purge_for, wanted};
 use common::puppet::{Puppet, Tell, put_message};
-use common::{Apply, Fleet, TestCore, ms, secs};
+use common::{Apply, Fleet, ms, secs};
 use powderhorn_protocol::Outcome;
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{MessageId, StreamId};
 use powderhorn_protocol::ranges::RangeSet;
-
-const RETENTION_S: u64 = 100;
-
-fn config() -> Config {
-    Config {
-        retention: secs(RETENTION_S),
-        join_margin: secs(20),
-        ..Config::default()
-    }
-}
-
-/// One purge a second, at each of `origins` in turn.
-fn issue_for(fleet: &mut Fleet, origins: &[usize], seconds: u64) {
-    for &origin in origins.iter().cycle().take(seconds as usize) {
-        fleet.issue(origin);
-        fleet.run(secs(1));
-    }
-}
-
-fn wanted(core: &TestCore) -> u64 {
-    core.streams().map(|stream| stream.wanted).sum()
-}
 
 /// A restart over what the node held, as with a journal.
 fn restart_with_journal(fleet: &mut Fleet, index: usize) {
@@ -50,14 +29,14 @@ fn restart_with_journal(fleet: &mut Fleet, index: usize) {
 fn who_restarts_with_a_journal_lacks_nothing_that_expired_before() {
     let mut fleet = Fleet::new(1, 4, &config());
     fleet.settle();
-    issue_for(&mut fleet, &[0], 150);
+    purge_for(&mut fleet, &[0], 150);
     // The old stream: nobody disseminates it any more.
     fleet.restart(0);
-    issue_for(&mut fleet, &[0], 5);
+    purge_for(&mut fleet, &[0], 5);
     restart_with_journal(&mut fleet, 3);
     fleet.run(secs(10));
     assert_eq!(wanted(&fleet.nodes[3].core), 0);
-    fleet.run(secs(3 * RETENTION_S));
+    fleet.run(secs(3 * RETENTION));
     assert_eq!(fleet.stats(3).lost, 0);
 }
 
@@ -65,8 +44,8 @@ fn who_restarts_with_a_journal_lacks_nothing_that_expired_before() {
 fn who_joins_lacks_nothing_that_is_older_than_all_that_is_held() {
     let mut fleet = Fleet::new(3, 4, &config());
     fleet.settle();
-    issue_for(&mut fleet, &[0], 50);
-    fleet.run(secs(RETENTION_S + 60));
+    purge_for(&mut fleet, &[0], 50);
+    fleet.run(secs(RETENTION + 60));
     // All before has expired; this one is young enough for the joiner.
     let young = fleet.issue(0);
     fleet.run(secs(5));
@@ -80,16 +59,16 @@ fn who_joins_lacks_nothing_that_is_older_than_all_that_is_held() {
 fn restarts_of_all_others_do_not_hide_what_expires_later() {
     let mut fleet = Fleet::new(40, 4, &config());
     fleet.settle();
-    issue_for(&mut fleet, &[0, 1], 150);
+    purge_for(&mut fleet, &[0, 1], 150);
     fleet.cut(&[3], &[0, 1, 2], true);
-    issue_for(&mut fleet, &[0, 1], 20);
+    purge_for(&mut fleet, &[0, 1], 20);
     for index in 0..3 {
         restart_with_journal(&mut fleet, index);
         fleet.run(secs(5));
     }
-    fleet.run(secs(RETENTION_S + 30));
+    fleet.run(secs(RETENTION + 30));
     fleet.cut(&[3], &[0, 1, 2], false);
-    issue_for(&mut fleet, &[0, 1], 80);
+    purge_for(&mut fleet, &[0, 1], 80);
     // What it has missed cannot be had any more: one flush makes up for that.
     assert_eq!(fleet.nodes[3].flushes.len(), 1);
 }
@@ -98,15 +77,15 @@ fn restarts_of_all_others_do_not_hide_what_expires_later() {
 fn nothing_is_ready_between_a_flush_that_failed_and_the_next_try() {
     let mut fleet = Fleet::new(5, 4, &config());
     fleet.settle();
-    issue_for(&mut fleet, &[0, 1, 2], 20);
+    purge_for(&mut fleet, &[0, 1, 2], 20);
     fleet.cut(&[3], &[0, 1, 2], true);
-    issue_for(&mut fleet, &[0, 1, 2], 2 * RETENTION_S);
+    purge_for(&mut fleet, &[0, 1, 2], 2 * RETENTION);
     fleet.nodes[3].apply = Apply::Queue {
         len: 0,
         each: ms(1),
     };
     fleet.cut(&[3], &[0, 1, 2], false);
-    issue_for(&mut fleet, &[0, 1, 2], 60);
+    purge_for(&mut fleet, &[0, 1, 2], 60);
     let now = fleet.now;
     let core = &mut fleet.nodes[3].core;
     let mut flushes = 0;

@@ -5,6 +5,7 @@
 //! two runs were the same.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+pub mod aging;
 pub mod puppet;
 
 use std::cmp::Reverse;
