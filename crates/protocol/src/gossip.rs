@@ -223,7 +223,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
         // First learn how far each stream goes; then what is lacking is shared out over streams.
         let mut stamp_heard = 0;
         let mut lacking = 0u64;
-        let mut pushable = 0u64;
+        // Of each entry, whether there is something to push.
+        let mut pushable = Vec::new();
         for entry in digest.entries() {
             let held_top = entry
                 .runs()
@@ -239,9 +240,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 stamp_heard = stamp_heard.max(entry.stream.epoch.stamp);
             }
             self.note_expired(now, from, &entry);
+            let known = self.streams.get(&entry.stream);
+            pushable.push(known.is_some_and(|stream| lacks_held(&entry, stream)));
             let Some(held_top) = held_top else {
-                let stream = self.streams.get(&entry.stream);
-                pushable += u64::from(stream.is_some_and(|stream| lacks_held(&entry, stream)));
                 continue;
             };
             let own = entry.stream == self.own;
@@ -249,7 +250,6 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let Some(stream) = self.stream(entry.stream) else {
                 continue;
             };
-            pushable += u64::from(lacks_held(&entry, stream));
             if !own && held_top > stream.top && held_top >= stream.floor {
                 stream.top = held_top;
                 stream.changed = round;
@@ -266,8 +266,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             ranges: (SOLICIT_RANGES_MAX as u64 / shares).max(4) as usize,
             messages: (SOLICIT_MESSAGES_MAX / shares).max(16),
         };
-        let push = self.repair_allowance(pushable);
-        for entry in digest.entries() {
+        let push = self.repair_allowance(pushable.iter().filter(|push| **push).count() as u64);
+        for (entry, pushable) in digest.entries().zip(pushable) {
             let Some(stream) = self.streams.get(&entry.stream) else {
                 continue;
             };
@@ -280,7 +280,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                     wants.insert(entry.stream, picked);
                 }
             }
-            if !lacks_held(&entry, stream) {
+            if !pushable {
                 continue;
             }
             let missing = runs_of(entry.runs(), RunKind::Missing);
