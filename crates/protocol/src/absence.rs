@@ -18,7 +18,6 @@ use crate::delivery::{Delivery, Outcome};
 use crate::id::{MessageId, StreamId};
 use crate::peer::{Peer, PeerId};
 use crate::purge::Purge;
-use crate::ranges::total;
 use crate::store::Store;
 use crate::stream::Stream;
 use crate::time::Time;
@@ -264,8 +263,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if below <= stream.floor {
             return 0;
         }
-        let lost = total(stream.wanted(stream.floor..=below - 1));
-        stream.known.insert_range(stream.floor..=below - 1);
+        let lost = stream.skip(below - 1);
         self.stats.lost = self.stats.lost.saturating_add(lost);
         lost
     }

@@ -13,7 +13,6 @@ use crate::core::{Core, Event, PurgeError, To, Transmit};
 use crate::id::{Epoch, MessageId, MessageIds, NodeId, StreamId};
 use crate::peer::PeerId;
 use crate::purge::Purge;
-use crate::ranges::total;
 use crate::store::{Fetch, Held, Store};
 use crate::stream::Stream;
 use crate::time::Time;
@@ -213,8 +212,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         stream.last_born = stream.last_born.max(Some(born));
         if born < oldest {
             // And all that was issued before it is older still.
-            let skipped = total(stream.wanted(0..=seq));
-            stream.known.insert_range(stream.floor..=seq);
+            let skipped = stream.skip(seq);
             // As many as there are numbers, if need be.
             self.stats.skipped = self.stats.skipped.saturating_add(skipped);
             return;

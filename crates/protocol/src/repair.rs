@@ -16,7 +16,7 @@ use crate::dissemination::wire_message;
 use crate::id::{MessageId, StreamId};
 use crate::peer::{Peer, PeerId};
 use crate::pick::{Allowance, newest, pick, shrink_entry};
-use crate::ranges::{RangeSet, total};
+use crate::ranges::RangeSet;
 use crate::store::{Fetch, Store};
 use crate::stream::Stream;
 use crate::time::Time;
@@ -207,8 +207,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if floor.stream == self.own || seq <= stream.floor || !stream.asked_within(0..=seq) {
             return;
         }
-        let skipped = total(stream.wanted(0..=seq - 1));
-        stream.known.insert_range(stream.floor..=seq - 1);
+        let skipped = stream.skip(seq - 1);
         stream.note_young(seq);
         self.stats.skipped = self.stats.skipped.saturating_add(skipped);
     }

@@ -133,7 +133,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         };
         let young_from = too_old.map_or(first, |(seq, _)| seq + 1);
         if let Some((seq, _)) = too_old {
-            stream.known.insert_range(stream.floor..=seq);
+            stream.skip(seq);
         }
         stream.top = stream.top.max(last);
         stream.last_born = stream.last_born.max(newest.map(|(_, born)| born));

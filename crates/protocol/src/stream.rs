@@ -174,6 +174,13 @@ impl Stream {
         lost
     }
 
+    /// Wants nothing any more up to `last`, which is not below the floor; how many messages were still wanted.
+    pub fn skip(&mut self, last: u64) -> u64 {
+        let skipped = total(self.wanted(self.floor..=last));
+        self.known.insert_range(self.floor..=last);
+        skipped
+    }
+
     /// Whether `range` holds something that was asked for and not long ago.
     pub fn asked_within(&self, range: RangeInclusive<u64>) -> bool {
         self.asked
