@@ -5,7 +5,7 @@
 //! their digests that they have let the messages expire, and nobody of those who are heard within some
 //! rounds holds them. To have been alone proves nothing: there may have been nothing to miss.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::RngCore;
@@ -30,8 +30,8 @@ pub(crate) struct Absence {
     seq: u64,
     /// Since which round they are listened to.
     since: u64,
-    /// Who has said something of it: that it has expired, or that it is not there.
-    answered: BTreeSet<PeerId>,
+    /// Who has said something of it, that it has expired or that it is not there: in which round first, and last.
+    answered: BTreeMap<PeerId, (u64, u64)>,
     /// The largest seq below which a member has let all expire; 0 if none has said so.
     expired_below: u64,
     /// The largest seq below which a member that has it not any more says that it had no room; 0 likewise.
@@ -110,14 +110,14 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if entry.start > seq {
             if expired {
                 absence.expired_below = absence.expired_below.max(entry.start);
-                absence.answered.insert(from);
+                absence.note_answer(from, round);
             }
             return;
         }
         match entry.runs().find(|(_, range)| range.contains(&seq)) {
             Some((RunKind::Held, _)) => stream.absence = None,
             Some((kind @ (RunKind::Missing | RunKind::Silent), range)) => {
-                absence.answered.insert(from);
+                absence.note_answer(from, round);
                 if kind == RunKind::Silent && entry.flags & DigestEntry::EVICTED != 0 {
                     absence.evicted_below = absence.evicted_below.max(range.end() + 1);
                 }
@@ -134,16 +134,17 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let up = self.peers.values().filter(|peer| peer.up).count();
         let mut origins = self.peers.iter().filter(|(_, peer)| peer.is_up_as(id.node));
         // Room may run out at one node and not at another: then all have to say so, also those that are
-        // down now.
+        // down now. And twice, as the message may be young: it may have been on its way to who said first
+        // that it was not there.
         let all_without_room = absence.evicted_below > absence.seq
-            && self
-                .peers
-                .keys()
-                .all(|peer| absence.answered.contains(&peer));
+            && self.peers.keys().all(|peer| {
+                let answered = absence.answered.get(&peer);
+                answered.is_some_and(|(first, last)| last - first >= EVIDENCE_ROUNDS)
+            });
         (absence.expired_below > absence.seq || all_without_room)
             && self.round.saturating_sub(absence.since) >= EVIDENCE_ROUNDS
             && absence.answered.len() >= up.min(EVIDENCE_MEMBERS)
-            && origins.all(|(peer, _)| absence.answered.contains(&peer))
+            && origins.all(|(peer, _)| absence.answered.contains_key(&peer))
     }
 
     /// Looks at the evidence, once a round.
@@ -274,9 +275,13 @@ impl Absence {
         Absence {
             seq,
             since: round,
-            answered: BTreeSet::new(),
+            answered: BTreeMap::new(),
             expired_below: 0,
             evicted_below: 0,
         }
+    }
+
+    fn note_answer(&mut self, from: PeerId, round: u64) {
+        self.answered.entry(from).or_insert((round, round)).1 = round;
     }
 }

@@ -218,6 +218,28 @@ fn what_was_dropped_everywhere_for_want_of_room_counts() {
     assert_eq!(wanted(&fleet.nodes[3].core), 0);
 }
 
+/// Who had no room any more has sent it before, and it is on its way to who says that it is not there.
+#[test]
+fn what_is_still_on_its_way_to_a_peer_is_not_gone() {
+    let mut configs = vec![config(); 3];
+    configs[0].retention_bytes = 500;
+    let mut fleet = Fleet::with_configs(33, configs);
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 5);
+    fleet.link_mut(0, 1).delay = secs(20);
+    cut_off(&mut fleet, 2, true);
+    for _ in 0..20 {
+        fleet.issue(0);
+    }
+    fleet.run(secs(1));
+    fleet.cut(&[0], &[2], false);
+    // For longer than evidence takes, node 0 says that it has no room, and then node 1 that it has nothing.
+    fleet.run(secs(15));
+    fleet.cut(&[1], &[2], false);
+    fleet.converge(secs(30));
+    assert_eq!(flushes(&fleet), [0; 3]);
+}
+
 /// What its journal kept is older than its cache, and what came after that has expired: neither concerns it.
 #[test]
 fn who_joins_with_a_journal_and_an_empty_cache_never_flushes() {
