@@ -179,8 +179,8 @@ pub const FLUSH_RETRY: Duration = Duration::from_secs(1);
 /// Bytes charged for a held message besides its op: keys, times and the map's own overhead.
 pub const HELD_OVERHEAD_BYTES: u64 = 96;
 
-/// Largest body of a node's news: 71 bytes with all numbers at their longest, and room for what later
-/// versions add. Most take 8 to 12.
+/// Largest body of a node's news: 91 bytes with all numbers at their longest, and room for what later
+/// versions add. Most take 8 to 12, and 10 more after a start that is not long ago.
 pub const NEWS_BODY_BYTES_MAX: usize = 96;
 
 /// Share of a digest's datagram that is kept for news, in percent, if there is so much of it.

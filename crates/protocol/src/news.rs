@@ -7,12 +7,13 @@
 //!
 //! A standing says what the node has issued, and before which time everything that anybody has issued is
 //! applied at it. The second follows from the first: who has applied all that a node's news said it
-//! had issued has everything which that node issued before it told so. Ages are counted on the way as those
+//! had issued has everything which that node issued before it told so, in this life or, as far as it holds that, in
+//! earlier ones. Ages are counted on the way as those
 //! of messages are, and rather too large than too small: a round trip for each hop. So "everything older
 //! than this is applied everywhere" is never said too early, and gets older by itself where news stays away.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use rand::RngCore;
@@ -21,13 +22,13 @@ use crate::bounds::{
     NEWS_BODY_BYTES_MAX, NEWS_STALE_MIN, NEWS_STALE_PEER, PLAINTEXT_BYTES_MAX, SEQ_MAX,
 };
 use crate::core::Core;
-use crate::id::{NodeId, StreamId};
+use crate::id::{Epoch, NodeId, StreamId};
 use crate::peer::PeerId;
 use crate::ranges::total;
 use crate::store::Store;
 use crate::stream::Stream;
 use crate::time::Time;
-use crate::wire::{self, Lacking, News, Standing};
+use crate::wire::{self, Earlier, Lacking, News, Standing};
 
 /// Bytes of the shortest entry: node, age, length, body.
 const ENTRY_BYTES_MIN: usize = 8 + 1 + 1 + 6;
@@ -42,8 +43,57 @@ struct Told {
     /// As it came, to be passed on.
     body: [u8; NEWS_BODY_BYTES_MAX],
     body_len: usize,
-    /// Older news of it that says more than is applied here yet: its time, stream and last seq.
-    awaited: Option<(Time, u16, u64)>,
+    /// Older news of it that says more than is applied here yet.
+    awaited: Option<Issued>,
+}
+
+/// What a node had issued at a time, by its news.
+#[derive(Clone, Copy, Debug)]
+struct Issued {
+    born: Time,
+    /// [`Standing::stream`], and its last seq.
+    stream: u16,
+    last: u64,
+    earlier: Option<Earlier>,
+}
+
+impl Issued {
+    fn new(born: Time, standing: &Standing) -> Issued {
+        Issued {
+            born,
+            stream: standing.stream,
+            last: standing.issued,
+            earlier: standing.earlier,
+        }
+    }
+
+    /// Whether all of it is applied here, of these streams of the node.
+    fn is_applied(&self, streams: &BTreeMap<StreamId, Stream>, node: NodeId) -> bool {
+        // Most nodes issue nothing, and streams take long to look up.
+        let mut present = None;
+        if self.last > 0 {
+            let mut latest = streams.range(StreamId::all_of(node)).rev();
+            present = latest.find(|(id, _)| id.epoch.random as u16 == self.stream);
+            if !present.is_some_and(|(_, stream)| stream.is_applied_to(self.last)) {
+                return false;
+            }
+        }
+        let Some(earlier) = self.earlier else {
+            return true;
+        };
+        let first = Epoch {
+            stamp: earlier.stamp,
+            random: 0,
+        };
+        let end = present.map_or(*StreamId::all_of(node).end(), |(id, _)| *id);
+        let applied = streams
+            .range(StreamId { node, epoch: first }..)
+            .take_while(|(id, _)| **id <= end)
+            .filter(|(id, _)| present.is_none_or(|(present, _)| *id != present))
+            .filter(|(_, stream)| stream.is_applied_to(stream.top));
+        let applied = applied.map(|(_, stream)| stream.top);
+        applied.fold(0, u64::saturating_add) >= earlier.issued
+    }
 }
 
 /// What was told of nodes that are peers. Each round looks at all times, and at little else: they stand
@@ -236,7 +286,23 @@ impl<S: Store, R: RngCore> Core<S, R> {
             nodes,
             lacking,
             retention_ms: evicted.filter(|ms| *ms < retention_ms),
+            earlier: self.earlier(),
         }
+    }
+
+    /// What is held of what this node issued before it started again.
+    fn earlier(&self) -> Option<Earlier> {
+        let streams = self.streams.range(StreamId::all_of(self.node));
+        let streams = streams.filter(|(id, _)| **id != self.own);
+        streams
+            .filter_map(|(id, stream)| Some((id.epoch.stamp, stream.held.last()?)))
+            .fold(None, |before, (stamp, last)| {
+                let before = before.unwrap_or(Earlier { stamp, issued: 0 });
+                Some(Earlier {
+                    issued: before.issued.saturating_add(last),
+                    ..before
+                })
+            })
     }
 
     /// The last seq of the own stream, while it is to be had: who has not got what has expired everywhere never
@@ -280,20 +346,18 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(until) = board.applied_until.get_mut(at) else {
             return;
         };
-        while let Some((born, check, issued)) = told.awaited {
-            // Most nodes issue nothing, and streams take long to look up.
-            let applied = issued == 0 || {
-                let streams = self.streams.range(StreamId::all_of(node)).rev();
-                let mut streams = streams.filter(|(id, _)| id.epoch.random as u16 == check);
-                streams.any(|(_, stream)| stream.is_applied_to(issued))
-            };
-            if !applied {
-                self.news.awaiting.insert(node);
-                return;
+        let latest = Issued::new(latest_born, &told.standing);
+        // What was awaited may have expired meanwhile.
+        if latest.is_applied(&self.streams, node) {
+            *until = latest_born;
+            told.awaited = None;
+        } else {
+            let applied = |awaited: &Issued| awaited.is_applied(&self.streams, node);
+            if let Some(applied) = told.awaited.filter(applied) {
+                *until = applied.born.max(*until);
+                told.awaited = Some(latest);
             }
-            *until = born.max(*until);
-            let latest = (latest_born, told.standing.stream, told.standing.issued);
-            told.awaited = Some(latest).filter(|(latest, ..)| *latest > born);
+            self.news.awaiting.insert(node);
         }
     }
 
@@ -332,7 +396,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let kept = told.body.iter_mut().zip(entry.body);
             kept.for_each(|(kept, new)| *kept = *new);
             if told.awaited.is_none() {
-                told.awaited = Some((born, entry.standing.stream, entry.standing.issued));
+                told.awaited = Some(Issued::new(born, &entry.standing));
                 self.settle(entry.node);
             }
         }

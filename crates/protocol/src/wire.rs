@@ -21,7 +21,9 @@ pub(crate) use bytes::{Reader, put_varint};
 use bytes::{frame, put_stream};
 pub use data::{Data, DataWriter, WireMessage};
 pub use digest::{Digest, DigestEntry, EntryWriter, RunKind, put_digest};
-pub use news::{Lacking, News, NewsEntry, Standing, news_entry_bytes, put_news, put_news_entry};
+pub use news::{
+    Earlier, Lacking, News, NewsEntry, Standing, news_entry_bytes, put_news, put_news_entry,
+};
 pub use receipts::{
     Ask, Fate, ReceiptEntry, Receipts, put_ask, put_receipt_entry, put_receipts,
     receipt_entry_bytes,

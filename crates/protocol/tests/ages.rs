@@ -9,21 +9,6 @@ use common::{Apply, Fleet, ms, secs};
 use powderhorn_protocol::Outcome;
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{MessageId, StreamId};
-use powderhorn_protocol::ranges::RangeSet;
-
-/// A restart over what the node held, as with a journal.
-fn restart_with_journal(fleet: &mut Fleet, index: usize) {
-    let streams = fleet.nodes[index].core.streams();
-    let kept: Vec<(StreamId, RangeSet)> = streams
-        .filter(|stream| !stream.held.is_empty())
-        .map(|stream| (stream.id, stream.held.clone()))
-        .collect();
-    fleet.stop(index);
-    let (config, now) = (fleet.nodes[index].config.clone(), fleet.now);
-    let placeholder = common::make_core(99, index, 777, &config, now, now);
-    let old = std::mem::replace(&mut fleet.nodes[index].core, placeholder);
-    fleet.start_with_store(index, old.into_store(), &kept);
-}
 
 #[test]
 fn who_restarts_with_a_journal_lacks_nothing_that_expired_before() {
@@ -33,7 +18,7 @@ fn who_restarts_with_a_journal_lacks_nothing_that_expired_before() {
     // The old stream: nobody disseminates it any more.
     fleet.restart(0);
     purge_for(&mut fleet, &[0], 5);
-    restart_with_journal(&mut fleet, 3);
+    fleet.restart_with_journal(3);
     fleet.run(secs(10));
     assert_eq!(wanted(&fleet.nodes[3].core), 0);
     fleet.run(secs(3 * RETENTION));
@@ -63,7 +48,7 @@ fn restarts_of_all_others_do_not_hide_what_expires_later() {
     fleet.cut(&[3], &[0, 1, 2], true);
     purge_for(&mut fleet, &[0, 1], 20);
     for index in 0..3 {
-        restart_with_journal(&mut fleet, index);
+        fleet.restart_with_journal(index);
         fleet.run(secs(5));
     }
     fleet.run(secs(RETENTION + 30));

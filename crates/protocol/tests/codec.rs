@@ -10,8 +10,8 @@ use powderhorn_protocol::id::{Epoch, NodeId, StreamId};
 use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::wire::{
-    self, Challenge, DataWriter, Datagram, EntryWriter, Fate, Floor, Frame, Header, Lacking,
-    RunKind, Standing, WireError, WireMessage,
+    self, Challenge, DataWriter, Datagram, Earlier, EntryWriter, Fate, Floor, Frame, Header,
+    Lacking, RunKind, Standing, WireError, WireMessage,
 };
 use proptest::prelude::*;
 
@@ -357,12 +357,14 @@ fn standing() -> impl Strategy<Value = Standing> {
         node: NodeId(node),
         since_ms,
     });
+    let earlier = (number(), number()).prop_map(|(stamp, issued)| Earlier { stamp, issued });
     let standing = (
         (any::<u16>(), flags, number(), since(), number()),
         prop::option::of(lacking),
         prop::option::of(number()),
+        prop::option::of(earlier),
     );
-    standing.prop_map(|(simple, lacking, retention_ms)| {
+    standing.prop_map(|(simple, lacking, retention_ms, earlier)| {
         let (stream, flags, issued, complete_ms, nodes) = simple;
         Standing {
             stream,
@@ -372,6 +374,7 @@ fn standing() -> impl Strategy<Value = Standing> {
             nodes,
             lacking,
             retention_ms,
+            earlier,
         }
     })
 }

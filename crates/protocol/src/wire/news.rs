@@ -55,6 +55,17 @@ pub struct Standing {
     pub lacking: Option<Lacking>,
     /// It has no room for what is older than so many ms.
     pub retention_ms: Option<u64>,
+    /// What it issued before it started again, as far as it holds anything of that.
+    pub earlier: Option<Earlier>,
+}
+
+/// The streams that a node had before its present one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Earlier {
+    /// The stamp of the oldest one's epoch, in ms since 1970.
+    pub stamp: u64,
+    /// The sum of their last seqs.
+    pub issued: u64,
 }
 
 /// What a node lacks.
@@ -79,6 +90,9 @@ impl Standing {
     pub const JOURNAL_FAILS: u8 = 8;
     /// Flag: it holds purges of kinds that it does not know.
     pub const UNSUPPORTED: u8 = 16;
+    /// Flag: [`Standing::earlier`] is there.
+    pub const EARLIER: u8 = 32;
+
     /// The flags of this version that say something by themselves.
     pub const FLAGS_KNOWN: u8 = Self::CACHE_FAILS | Self::JOURNAL_FAILS | Self::UNSUPPORTED;
 
@@ -106,6 +120,14 @@ impl Standing {
             } else {
                 None
             },
+            earlier: if flags & Self::EARLIER != 0 {
+                Some(Earlier {
+                    stamp: input.varint()?,
+                    issued: input.varint()?,
+                })
+            } else {
+                None
+            },
         })
     }
 
@@ -114,6 +136,7 @@ impl Standing {
         let mut flags = self.flags & Self::FLAGS_KNOWN;
         flags |= self.lacking.map_or(0, |_| Self::LACKING);
         flags |= self.retention_ms.map_or(0, |_| Self::RETENTION);
+        flags |= self.earlier.map_or(0, |_| Self::EARLIER);
         out.extend_from_slice(&self.stream.to_le_bytes());
         out.push(flags);
         put_varint(out, self.issued);
@@ -126,6 +149,10 @@ impl Standing {
         }
         if let Some(ms) = self.retention_ms {
             put_varint(out, ms);
+        }
+        if let Some(earlier) = self.earlier {
+            put_varint(out, earlier.stamp);
+            put_varint(out, earlier.issued);
         }
     }
 }

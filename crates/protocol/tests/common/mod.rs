@@ -336,6 +336,20 @@ impl Fleet {
         self.start(index);
     }
 
+    /// A restart over what the node held, with an empty cache.
+    pub fn restart_with_journal(&mut self, index: usize) {
+        let streams = self.nodes[index].core.streams();
+        let kept: Vec<(StreamId, RangeSet)> = streams
+            .filter(|stream| !stream.held.is_empty())
+            .map(|stream| (stream.id, stream.held.clone()))
+            .collect();
+        self.stop(index);
+        let (config, now) = (self.nodes[index].config.clone(), self.now);
+        let placeholder = make_core(99, index, 777, &config, now, now);
+        let old = std::mem::replace(&mut self.nodes[index].core, placeholder);
+        self.start_with_store(index, old.into_store(), &kept);
+    }
+
     /// Starts a stopped node again over the cache that it had: a cache that outlives the process
     /// of its purger.
     pub fn start_with_warm_cache(&mut self, index: usize) {
