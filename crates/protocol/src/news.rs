@@ -131,6 +131,12 @@ impl Board {
             .collect()
     }
 
+    /// Whether it is the stream that its node's news is about.
+    fn is_present(&self, id: StreamId) -> bool {
+        let told = self.place(id.node).and_then(|at| self.told.get(at));
+        told.is_some_and(|told| told.standing.stream == id.epoch.random as u16)
+    }
+
     fn insert(&mut self, node: NodeId, standing: Standing) -> usize {
         let place = self.nodes.len();
         if let Err(at) = self.find(node) {
@@ -199,7 +205,8 @@ impl Stream {
     fn is_applied_to(&self, seq: u64) -> bool {
         seq < self.floor
             || (self.known.gaps(self.floor..=seq).next().is_none()
-                && self.first_unapplied().is_none_or(|first| first > seq))
+                && self.first_unapplied().is_none_or(|first| first > seq)
+                && self.unsupported.first().is_none_or(|first| first > seq))
     }
 }
 
@@ -259,6 +266,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let count = total(stream.wanted(0..=u64::MAX)).saturating_add(stream.unapplied());
             let since = stream.lacking_since.unwrap_or(now);
             unsupported |= !stream.unsupported.is_empty();
+            // What is not applied of any other stream may be of any age: who issued it may have told so little
+            // because it had lost its past.
+            let present = *id == self.own || board.is_present(*id);
+            complete = complete.filter(|_| present);
             if count == 0 {
                 continue;
             }

@@ -5,9 +5,11 @@ mod common;
 use std::ops::Range;
 use std::time::Duration;
 
+use common::puppet::Tell;
 use common::{Apply, Fleet, Link, WALL_MS, ms, node_id, secs, start_of_time};
 use powderhorn_protocol::bounds::NEWS_STALE_MIN;
 use powderhorn_protocol::config::Config;
+use powderhorn_protocol::id::{Epoch, MessageId, StreamId};
 use powderhorn_protocol::wire::{self, Standing};
 use powderhorn_protocol::{NewsView, PeerId};
 
@@ -253,6 +255,83 @@ fn of_many_earlier_lives_nothing_is_said_too_early() {
         assert!(said || healed.is_none_or(|healed| step < healed + 20));
     }
     assert!(healed.is_some());
+}
+
+/// It may be older than the cut, and than what all are said to have.
+#[test]
+fn what_is_lacking_of_a_node_that_lost_its_past_is_of_any_age() {
+    let mut fleet = Fleet::new(8, 4, &Config::default());
+    fleet.settle();
+    fleet.cut(&[2], &[0, 1, 3], true);
+    fleet.issue(3);
+    fleet.run(secs(5));
+    fleet.stop(3);
+    fleet.run(secs(100));
+    fleet.nodes[2].apply = Apply::Delayed(secs(15));
+    // Node 3 is back and does not know of its past, as nobody tells it.
+    fleet.start(3);
+    fleet.cut(&[3], &[0, 1], true);
+    fleet.cut(&[2], &[0, 1, 3], false);
+    for _ in 0..100 {
+        fleet.run(ms(100));
+        assert_true_of(&fleet, 2..3);
+    }
+    assert_eq!(fleet.nodes[2].core.standing(fleet.now).complete_ms, None);
+    fleet.run(secs(30));
+    assert!(
+        fleet.nodes[2]
+            .core
+            .standing(fleet.now)
+            .complete_ms
+            .is_some()
+    );
+}
+
+/// What cannot be applied is not applied, whoever says that it was issued.
+#[test]
+fn purges_of_unknown_kinds_are_not_applied() {
+    for told in [true, false] {
+        let mut fleet = Fleet::new(7, 3, &Config::default());
+        fleet.settle();
+        let mut later = fleet.add_puppet(0, 50);
+        fleet.run(secs(5));
+        let stream = StreamId {
+            node: later.node,
+            epoch: Epoch {
+                stamp: 1,
+                random: 1,
+            },
+        };
+        let now = fleet.now;
+        let core = &mut fleet.nodes[0].core;
+        assert!(core.standing(now).complete_ms.is_some());
+        if told {
+            let mut body = Vec::new();
+            let standing = Standing {
+                stream: 1,
+                issued: 1,
+                complete_ms: Some(0),
+                nodes: 4,
+                ..Standing::default()
+            };
+            standing.encode(&mut body);
+            later.say(core, now, |out| {
+                let mut entries = Vec::new();
+                wire::put_news_entry(&mut entries, node_id(50), 0, &body);
+                wire::put_news(out, 0, &entries);
+            });
+        }
+        let tell = Tell {
+            op: 777,
+            body: b"x",
+            ..Tell::default()
+        };
+        later.tell(core, now, MessageId { stream, seq: 1 }, tell);
+        fleet.run(secs(2));
+        let standing = fleet.nodes[0].core.standing(fleet.now);
+        assert_eq!(standing.flags, Standing::UNSUPPORTED);
+        assert_eq!(standing.complete_ms, None, "told: {told}");
+    }
 }
 
 /// Who has issued something, once, must not be waited for when that has expired everywhere.
