@@ -7,7 +7,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use powderhorn_protocol::id::{MessageId, StreamId};
-use powderhorn_protocol::store::{Fetch, Held};
+use powderhorn_protocol::ranges::RangeSet;
+use powderhorn_protocol::store::{Fetch, Held, Lost};
 use powderhorn_protocol::time::Time;
 
 use crate::cache::{BlockKey, Cache};
@@ -123,6 +124,21 @@ impl Part {
         Some((block.last(), block.born_max()))
     }
 
+    /// What is in it, and the last birth, for when it goes. Of a block all seqs from its first to its last.
+    fn lost(&self) -> Option<(RangeSet, Time)> {
+        if let Some(messages) = &self.memory {
+            let mut seqs = messages.ranges();
+            seqs.remove_below(self.below);
+            let births = messages.from(self.below).map(|(_, held)| held.born);
+            return Some((seqs, births.max()?));
+        }
+        let kept = self.kept().iter();
+        let seqs = kept
+            .clone()
+            .map(|block| block.first.max(self.below)..=block.last());
+        Some((seqs.collect(), kept.map(Block::born_max).max()?))
+    }
+
     /// The block that may have `seq`.
     fn block(&self, seq: u64) -> Option<Block> {
         let count = self.kept().partition_point(|block| block.first <= seq);
@@ -178,6 +194,8 @@ pub struct Index {
     pub cache: Cache,
     /// Messages given up because the disk would not have them.
     pub dropped: u64,
+    /// What was given up, and the last birth, until the core has heard of it.
+    lost: BTreeMap<StreamId, (RangeSet, Time)>,
 }
 
 impl Index {
@@ -194,6 +212,7 @@ impl Index {
             doomed: Vec::new(),
             cache: Cache::new(cache_bytes),
             dropped: 0,
+            lost: BTreeMap::new(),
         }
     }
 
@@ -456,21 +475,39 @@ impl Index {
 
     /// Forgets a whole tail or segment; how many messages that were, if it was in memory.
     pub fn give_up(&mut self, number: u64) -> u64 {
-        let mut lost = 0;
-        self.streams.retain(|_, stream| {
+        let mut in_memory = 0;
+        self.streams.retain(|&id, stream| {
             stream.parts.retain(|part| {
-                if part.number == number {
-                    self.bytes = self.bytes.saturating_sub(part.bytes);
-                    let memory = part.memory.as_ref();
-                    lost += memory.map_or(0, |messages| messages.from(part.below).count() as u64);
+                if part.number != number {
+                    return true;
                 }
-                part.number != number
+                self.bytes = self.bytes.saturating_sub(part.bytes);
+                if let Some((seqs, born_max)) = part.lost() {
+                    if part.memory.is_some() {
+                        in_memory += seqs.count();
+                    }
+                    let entry = self.lost.entry(id);
+                    let (lost, last) = entry.or_insert((RangeSet::new(), born_max));
+                    lost.extend(seqs.iter());
+                    *last = born_max.max(*last);
+                }
+                false
             });
             !stream.parts.is_empty() || !stream.active.is_empty()
         });
         self.removed_before.remove(&number);
         self.segments.remove(&number);
-        lost
+        in_memory
+    }
+
+    /// What was given up of a stream, once.
+    pub fn poll_lost(&mut self) -> Option<Lost> {
+        let (stream, (seqs, born_max)) = self.lost.pop_first()?;
+        Some(Lost {
+            stream,
+            seqs,
+            born_max,
+        })
     }
 
     /// The oldest segment that is on disk.

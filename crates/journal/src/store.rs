@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use powderhorn_protocol::id::{MessageId, StreamId};
-use powderhorn_protocol::store::{Fetch, Held, Store};
+use powderhorn_protocol::store::{Fetch, Held, Lost, Store};
 use powderhorn_protocol::time::Time;
 
 use crate::clock::{Anchor, Conversion};
@@ -222,6 +222,10 @@ impl Store for JournalStore {
         if !index.doomed.is_empty() {
             self.handle.shared.sweep();
         }
+    }
+
+    fn poll_lost(&mut self) -> Option<Lost> {
+        self.handle.shared.index.lock().poll_lost()
     }
 
     fn bytes(&self) -> u64 {

@@ -8,7 +8,7 @@ use powderhorn_journal::{
     Counters, Journal, JournalStore, OpenError, Options, Recovered, State, Wait,
 };
 use powderhorn_protocol::id::{MessageId, StreamId};
-use powderhorn_protocol::store::{Fetch, Held, MemoryStore, Store};
+use powderhorn_protocol::store::{Fetch, Held, Lost, MemoryStore, Store};
 use powderhorn_protocol::time::Time;
 use serde::Serialize;
 
@@ -51,6 +51,10 @@ impl Store for NodeStore {
 
     fn remove_below(&mut self, stream: StreamId, seq: u64) {
         either!(self, store => store.remove_below(stream, seq));
+    }
+
+    fn poll_lost(&mut self) -> Option<Lost> {
+        either!(self, store => store.poll_lost())
     }
 
     fn bytes(&self) -> u64 {

@@ -9,7 +9,7 @@ use crate::bounds::{FORGET_RETENTIONS, GIVE_UP_RETENTIONS, MESSAGE_BYTES_MAX};
 use crate::core::Core;
 use crate::id::StreamId;
 use crate::ranges::{RangeSet, total, width};
-use crate::store::Store;
+use crate::store::{Lost, Store};
 use crate::stream::Stream;
 use crate::time::Time;
 
@@ -29,6 +29,9 @@ const EVICT_BATCHES_ROUND: usize = 1_024;
 impl<S: Store, R: RngCore> Core<S, R> {
     /// Drops what is too old, and the oldest while the store is too large.
     pub(crate) fn expire(&mut self, now: Time) {
+        while let Some(lost) = self.store.poll_lost() {
+            self.note_lost(&lost);
+        }
         let cutoff = now - self.config.retention;
         let give_up = now - self.config.retention.saturating_mul(GIVE_UP_RETENTIONS);
         let forget = now - self.config.retention.saturating_mul(FORGET_RETENTIONS);
@@ -107,6 +110,24 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
     }
 
+    /// The store had no room for these: they are evicted like those that the core's own bound takes. What of them
+    /// was not applied yet is found to be gone when it is its turn, and then wanted again.
+    fn note_lost(&mut self, lost: &Lost) {
+        let Some(stream) = self.streams.get_mut(&lost.stream) else {
+            return;
+        };
+        let Some(last) = lost.seqs.last() else { return };
+        let held = lost.seqs.iter().flat_map(|range| stream.held.within(range));
+        let evicted = total(held);
+        if evicted == 0 {
+            return;
+        }
+        self.stats.evicted += evicted;
+        stream.held.remove_all(&lost.seqs);
+        stream.evicted_below = stream.evicted_below.max(last + 1);
+        self.news.evicted_born = self.news.evicted_born.max(Some(lost.born_max));
+    }
+
     fn forget_stream(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.remove(&id) {
             self.ready_count = self.ready_count.saturating_sub(stream.ready.count());
@@ -164,4 +185,94 @@ fn drop_held(store: &mut impl Store, id: StreamId, stream: &mut Stream, below: u
     stream.held.remove_below(below);
     store.remove_below(id, below);
     count
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::core::Identity;
+    use crate::delivery::Outcome;
+    use crate::id::{MessageId, NodeId};
+    use crate::purge::Purge;
+    use crate::store::{Fetch, Held, MemoryStore};
+
+    /// A store that says of what was put into this field that it has lost it.
+    #[derive(Default)]
+    struct Losing(MemoryStore, Option<Lost>);
+
+    impl Store for Losing {
+        fn insert(&mut self, id: MessageId, message: Held) {
+            self.0.insert(id, message);
+        }
+        fn get(&mut self, id: MessageId) -> Fetch {
+            self.0.get(id)
+        }
+        fn remove_below(&mut self, stream: StreamId, seq: u64) {
+            self.0.remove_below(stream, seq);
+        }
+        fn poll_lost(&mut self) -> Option<Lost> {
+            self.1.take()
+        }
+        fn bytes(&self) -> u64 {
+            self.0.bytes()
+        }
+        fn oldest(&self, stream: StreamId) -> Option<(u64, Time)> {
+            self.0.oldest(stream)
+        }
+        fn last_born_before(&self, stream: StreamId, time: Time) -> Option<(u64, Time)> {
+            self.0.last_born_before(stream, time)
+        }
+    }
+
+    /// Its digests said that it was held, and its news told of a retention that there was not.
+    #[test]
+    fn what_the_store_has_lost_is_evicted() {
+        let identity = Identity {
+            node: NodeId(1),
+            instance: 1,
+            stamp: 1,
+        };
+        // A reboot was not long ago: what an earlier life held was born before it.
+        let begin = Time::from_us(-60_000_000);
+        let rng = StdRng::seed_from_u64(1);
+        let store = Losing::default();
+        let mut core = Core::new(identity, Config::default(), store, rng, begin, begin);
+        let stream = core.own;
+        for n in 0..10 {
+            let now = begin + Duration::from_secs(n);
+            let id = core.handle_purge(now, Purge::Everything).expect("room");
+            core.handle_applied(now, id, Outcome::Applied);
+        }
+        let seqs = RangeSet::from_iter([3..=4, 7..=7, 20..=30]);
+        let now = begin + Duration::from_secs(20);
+        let born_max = begin + Duration::from_secs(6);
+        core.store.1 = Some(Lost {
+            stream,
+            seqs,
+            born_max,
+        });
+        core.expire(now);
+        let own = &core.streams[&stream];
+        let held: Vec<_> = own.held.iter().collect();
+        assert_eq!(held, [1..=2, 5..=6, 8..=10]);
+        // What is silent below is dropped for want of room, and nothing of it is wanted again.
+        assert_eq!((own.evicted_below, own.has_gaps()), (31, false));
+        assert_eq!(core.stats.evicted, 3);
+        assert_eq!(core.standing(now).retention_ms, Some(14_000));
+        // What was dropped before in any case is no news.
+        let seqs = RangeSet::from_iter([3..=4]);
+        core.store.1 = Some(Lost {
+            stream,
+            seqs,
+            born_max: now,
+        });
+        core.expire(now);
+        assert_eq!(core.standing(now).retention_ms, Some(14_000));
+    }
 }

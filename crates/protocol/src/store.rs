@@ -7,6 +7,7 @@ use std::ops::RangeInclusive;
 use crate::bounds::HELD_OVERHEAD_BYTES;
 use crate::id::{MessageId, StreamId};
 use crate::purge::Purge;
+use crate::ranges::RangeSet;
 use crate::time::Time;
 
 /// A message as it is held.
@@ -31,10 +32,21 @@ pub enum Fetch {
     Gone,
 }
 
+/// Messages that a store has let go unasked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// The stream that they are of.
+    pub stream: StreamId,
+    /// Their seqs. What else is among them is not to be said to be held either.
+    pub seqs: RangeSet,
+    /// When the last of them was born.
+    pub born_max: Time,
+}
+
 /// Keeps messages by id. All calls return without waiting for a disk.
 pub trait Store {
     /// Keeps `message`; replaces nothing (the core inserts an id once). What a store does when it
-    /// can keep no more is its own affair: the message may be [`Fetch::Gone`] later.
+    /// can keep no more is its own affair: messages may be [`Fetch::Gone`] later, and [`Store::poll_lost`] says which.
     fn insert(&mut self, id: MessageId, message: Held);
     /// Reads a message.
     fn get(&mut self, id: MessageId) -> Fetch;
@@ -42,6 +54,11 @@ pub trait Store {
     fn prefetch(&mut self, _stream: StreamId, _seqs: RangeInclusive<u64>) {}
     /// Drops all messages of `stream` below `seq`.
     fn remove_below(&mut self, stream: StreamId, seq: u64);
+    /// What the store has let go for want of room since it was asked last, a stream at a time, so that nobody goes on
+    /// saying that it is held. Asked for once a round, until there is none.
+    fn poll_lost(&mut self) -> Option<Lost> {
+        None
+    }
     /// Bytes kept, overheads included: what the retention's byte bound is compared with.
     fn bytes(&self) -> u64;
     /// The oldest message of `stream` still kept: its seq and time of birth.
