@@ -43,6 +43,8 @@ pub struct Cache {
     asked: HashSet<BlockKey>,
     /// Whether the reader waits to be woken.
     pub reader_idle: bool,
+    /// There is no reader any more: what is not here is not to be had.
+    pub closed: bool,
 }
 
 impl Cache {
@@ -55,6 +57,7 @@ impl Cache {
             requests: VecDeque::new(),
             asked: HashSet::new(),
             reader_idle: false,
+            closed: false,
         }
     }
 

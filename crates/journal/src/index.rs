@@ -397,6 +397,7 @@ impl Index {
                         return Fetch::Held(held.clone());
                     }
                 }
+                None if self.cache.closed => {}
                 None => {
                     self.cache.ask(key, id.stream, block);
                     return Fetch::Pending;

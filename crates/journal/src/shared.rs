@@ -56,6 +56,8 @@ pub struct Progress {
     /// Of the messages put into the queue so many are on disk.
     pub written: u64,
     pub failed: Option<Arc<str>>,
+    /// A thread has panicked: it stays failed, whatever the disk does.
+    broken: bool,
     /// Threads that have not ended.
     pub threads: u32,
     /// The writer has ended.
@@ -139,6 +141,7 @@ impl Shared {
             progress: Mutex::new(Progress {
                 written: 0,
                 failed: None,
+                broken: false,
                 threads: 0,
                 closed: false,
             }),
@@ -236,11 +239,29 @@ impl Shared {
         queue.failed = true;
         self.queue_wake.notify_one();
         let mut progress = self.progress.lock();
+        if progress.broken {
+            return;
+        }
         if progress.failed.is_none() {
             log::error!("journal: {reason}; purges go on from memory, and a crash would lose them");
         }
         progress.failed = Some(reason.into());
         self.progressed.notify_all();
+    }
+
+    /// A thread has panicked. What it did nobody does now, so no try that goes well makes up for it.
+    pub fn break_down(&self, thread: &str) {
+        let mut queue = self.queue.lock();
+        // It is told, also if the disk has failed before.
+        self.progress.lock().failed = None;
+        let reason =
+            format!("the thread {thread} has panicked, and the journal stops until the next start");
+        self.fail_locked(&mut queue, reason);
+        self.progress.lock().broken = true;
+    }
+
+    pub fn is_broken(&self) -> bool {
+        self.progress.lock().broken
     }
 
     /// So many of the queue's messages are on disk.
@@ -254,7 +275,7 @@ impl Shared {
     pub fn recovered(&self, position: u64) {
         let mut progress = self.progress.lock();
         progress.written = progress.written.max(position);
-        if progress.failed.take().is_some() {
+        if !progress.broken && progress.failed.take().is_some() {
             log::warn!(
                 "journal: {} can be written again",
                 self.files.dir().display()

@@ -19,6 +19,11 @@ use crate::shared::{Shared, Stop, count};
 use crate::writer::{Log, Writer};
 use crate::{Counters, OpenError, Options, Recovered, State, Wait, keeper, reader, since, stamp};
 
+/// The threads' names.
+const WRITER: &str = "journal-writer";
+const KEEPER: &str = "journal-keeper";
+const READER: &str = "journal-reader";
+
 /// How long the end of the last handle waits for what is not written yet.
 const CLOSE_MAX: Duration = Duration::from_secs(10);
 
@@ -113,14 +118,14 @@ impl Journal {
             }
         };
         let shared = Arc::new(shared);
-        spawn(&shared, "journal-writer", move |shared| {
+        spawn(&shared, WRITER, move |shared| {
             Writer::new(shared, number, log).run();
         })?;
         let handle = Arc::new(Handle {
             shared: shared.clone(),
         });
-        spawn(&shared, "journal-keeper", keeper::run)?;
-        spawn(&shared, "journal-reader", reader::run)?;
+        spawn(&shared, KEEPER, keeper::run)?;
+        spawn(&shared, READER, reader::run)?;
         let store = JournalStore {
             handle: handle.clone(),
         };
@@ -260,7 +265,7 @@ fn reopen(shared: &Shared, number: u64, whole: u64) -> std::io::Result<Log> {
     Ok(Log { file, path, bytes })
 }
 
-/// Starts a thread. Whatever panics in it is a failure of the journal, and of nothing else.
+/// Starts a thread. Whatever panics in it is the end of the journal, and of nothing else.
 fn spawn(
     shared: &Arc<Shared>,
     name: &'static str,
@@ -271,9 +276,12 @@ fn spawn(
     let thread = std::thread::Builder::new().name(name.into());
     let result = thread.spawn(move || {
         if catch_unwind(AssertUnwindSafe(|| body(&inner))).is_err() {
-            inner.fail(format!("the thread {name} has panicked"));
+            inner.break_down(name);
+            if name == READER {
+                inner.index.lock().cache.closed = true;
+            }
         }
-        inner.thread_ended(name == "journal-writer");
+        inner.thread_ended(name == WRITER);
     });
     if let Err(error) = result {
         shared.thread_ended(true);

@@ -78,9 +78,11 @@ impl<'a> Writer<'a> {
                 },
                 Err(Stop::No) => {
                     self.log = None;
-                    // At the end one more try is made.
-                    if self.shared.wait_to_retry() != Stop::Abandon {
-                        self.try_again();
+                    // At the end one more try is made, also by a journal that is broken.
+                    match self.shared.wait_to_retry() {
+                        Stop::No if self.shared.is_broken() => {}
+                        Stop::No | Stop::Drain => self.try_again(),
+                        Stop::Abandon => {}
                     }
                 }
                 Err(stop) => {
@@ -199,7 +201,7 @@ impl<'a> Writer<'a> {
                 let mut queue = shared.queue.lock();
                 index.freeze();
                 queue.entries.clear();
-                queue.failed = false;
+                queue.failed = shared.is_broken();
                 self.number = index.number;
                 (queue.position, index.unsealed())
             };

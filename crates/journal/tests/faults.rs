@@ -12,7 +12,7 @@ use common::{
     Dir, SECOND, TestClock, TestDisk, get, id, message, open, options, stream, until, write,
 };
 use powderhorn_journal::{Clock, Journal, Op, OpenError, Options, State, SystemClock, Wait};
-use powderhorn_protocol::store::Store;
+use powderhorn_protocol::store::{Fetch, Store};
 use powderhorn_protocol::time::Time;
 
 const ENOSPC: i32 = 28;
@@ -624,4 +624,72 @@ fn a_block_that_cannot_be_read_now_is_read_later() {
     assert_eq!(journal.counters().damaged, 0);
     assert!(journal.counters().write_errors > 0);
     journal.kill();
+}
+
+/// A disk in whose driver, so to say, there is a bug: the next such operation panics.
+#[derive(Default)]
+struct Bug(std::sync::Mutex<Option<Op>>);
+
+impl powderhorn_journal::Faults for Bug {
+    fn check(&self, op: Op, _: &std::path::Path) -> std::io::Result<()> {
+        let met = {
+            let mut bug = self.0.lock().unwrap();
+            bug.take_if(|bug| *bug == op).is_some()
+        };
+        assert!(!met, "a panic of a thread of the journal, for the test");
+        Ok(())
+    }
+}
+
+/// The next try to write went well, and the journal then counted as sound, without the thread.
+#[test]
+fn a_thread_that_panics_breaks_the_journal_for_good_and_nothing_else() {
+    let cases = [
+        (Op::Write, "journal-writer"),
+        (Op::Rename, "journal-keeper"),
+        (Op::Read, "journal-reader"),
+    ];
+    for (op, thread) in cases {
+        let (dir, bug) = (Dir::new(), Arc::new(Bug::default()));
+        let options = Options {
+            bytes_max: Options::BYTES_MIN,
+            faults: Some(bug.clone()),
+            ..options(&dir)
+        };
+        let (mut store, journal, _) = Journal::open(options).unwrap();
+        insert(&mut store, 1, 1..=13_000);
+        write(&journal);
+        until("segments", || {
+            journal.counters().segments >= 2 && journal.counters().unsealed == 0
+        });
+        *bug.0.lock().unwrap() = Some(op);
+        match op {
+            Op::Read => until("the reader is asked", || {
+                store.get(id(1, 1)) == Fetch::Gone || bug.0.lock().unwrap().is_none()
+            }),
+            _ => insert(&mut store, 2, 1..=6_000),
+        }
+        until("it has failed", || journal.state() != State::Ok);
+        // Longer than it is until the next tries.
+        std::thread::sleep(Duration::from_millis(300));
+        insert(&mut store, 3, 1..=10);
+        let waited = journal.wait(journal.position(), SECOND);
+        let State::Failed(reason) = journal.state() else {
+            panic!("{thread}: it counts as sound");
+        };
+        assert!(reason.contains(thread), "{reason}");
+        assert_eq!(waited, Wait::NotJournalled(reason), "{thread}");
+        assert_eq!(journal.counters().write_errors, 1, "{thread}");
+        // From memory all goes on, and nobody waits for what nobody reads.
+        assert!(get(&mut store, id(3, 10)).is_some());
+        assert_eq!(get(&mut store, id(1, 1)).is_some(), op != Op::Read);
+        assert!(journal.shutdown(10 * SECOND), "{thread}");
+        drop((store, journal));
+        let (_store, _journal, recovered) = open(&dir);
+        assert_eq!(recovered.streams[&stream(1)].count(), 13_000, "{thread}");
+        // At the end whoever writes has one more try.
+        let last = recovered.streams.get(&stream(3));
+        let expected = (op != Op::Write).then_some(10);
+        assert_eq!(last.map(|held| held.count()), expected, "{thread}");
+    }
 }
