@@ -10,8 +10,16 @@ use crate::bounds::APPLY_RETRY;
 use crate::core::Core;
 use crate::id::{MessageId, MessageIds};
 use crate::purge::Purge;
+use crate::ranges::width;
 use crate::store::{Fetch, Store};
 use crate::time::Time;
+
+/// Where the store has to fetch one message it has to fetch those behind it as well: they are put off together, this
+/// many seqs at a time. One by one 100,000 of them, after a restart, took 6 to 19 ms under the core's lock; so 0.13 ms.
+const FETCH_SEQS: u64 = 2_048;
+
+/// So many times they are asked for in one go: some 12 MB of URL purges, which the store can have at hand at once.
+const FETCHES_MAX: usize = 64;
 
 /// A purge for the cache. It is in flight until [`Core::handle_applied`] says what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +70,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if let Some(flush) = self.poll_flush(now) {
             return Some(flush);
         }
+        let mut fetches = 0;
         loop {
             let after = self
                 .last_delivered
@@ -94,7 +103,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
                         issued_wall_ms: stream_id.epoch.stamp.saturating_add(held.issued_ms),
                     });
                 }
-                Fetch::Pending => self.retry(now, id),
+                Fetch::Pending => {
+                    fetches += 1;
+                    self.put_off(now, id, fetches <= FETCHES_MAX);
+                }
                 Fetch::Gone => {
                     // The store lost it before it was applied: wanted from the fleet again.
                     stream.held.remove(seq);
@@ -139,6 +151,25 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
     }
 
+    /// Leaves a message, and those behind it, for when the store has them at hand; `fetch`: and asks for them.
+    fn put_off(&mut self, now: Time, id: MessageId, fetch: bool) {
+        let window = id.seq..=id.seq + (FETCH_SEQS - 1);
+        if fetch {
+            self.store.prefetch(id.stream, window.clone());
+        }
+        if let Some(stream) = self.streams.get_mut(&id.stream) {
+            for range in stream.ready.within(window.clone()) {
+                self.ready_count = self.ready_count.saturating_sub(width(&range));
+                stream.retry.insert_range(range);
+            }
+            stream.ready.remove_range(window);
+            if stream.ready.is_empty() {
+                self.ready.remove(&id.stream);
+            }
+        }
+        self.retry(now, id);
+    }
+
     fn retry(&mut self, now: Time, id: MessageId) {
         if let Some(stream) = self.streams.get_mut(&id.stream) {
             stream.retry.insert(id.seq);
@@ -179,5 +210,109 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let mut unseen = stream.seen.gaps(ids.first..=ids.last);
             unseen.next().is_none()
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::ops::RangeInclusive;
+
+    use rand::SeedableRng;
+    use rand::rngs::StdRng;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::core::Identity;
+    use crate::id::{Epoch, NodeId, StreamId};
+    use crate::ranges::RangeSet;
+    use crate::store::Held;
+
+    /// A store that has what it was asked to fetch at hand at the next retry; of the rest it counts the reads.
+    #[derive(Default)]
+    struct OnDisk {
+        asked: RangeSet,
+        at_hand: RangeSet,
+        reads: Cell<usize>,
+    }
+
+    impl Store for OnDisk {
+        fn insert(&mut self, _: MessageId, _: Held) {}
+        fn get(&mut self, id: MessageId) -> Fetch {
+            self.reads.set(self.reads.get() + 1);
+            if !self.at_hand.contains(id.seq) {
+                return Fetch::Pending;
+            }
+            Fetch::Held(Held {
+                born: Time::from_us(0),
+                issued_ms: 0,
+                purge: Purge::Everything,
+            })
+        }
+        fn prefetch(&mut self, _: StreamId, seqs: RangeInclusive<u64>) {
+            self.asked.insert_range(seqs);
+        }
+        fn remove_below(&mut self, _: StreamId, _: u64) {}
+        fn bytes(&self) -> u64 {
+            0
+        }
+        fn oldest(&self, _: StreamId) -> Option<(u64, Time)> {
+            None
+        }
+        fn last_born_before(&self, _: StreamId, _: Time) -> Option<(u64, Time)> {
+            None
+        }
+    }
+
+    /// Whoever took purges out after a restart looked for each of them in turn, under the lock, ten times a second.
+    #[test]
+    fn what_is_on_disk_is_put_off_by_the_thousand() {
+        const COUNT: u64 = 100_000;
+        let identity = Identity {
+            node: NodeId(1),
+            instance: 1,
+            stamp: 2,
+        };
+        let begin = Time::from_us(0);
+        let rng = StdRng::seed_from_u64(1);
+        let mut core = Core::new(
+            identity,
+            Config::default(),
+            OnDisk::default(),
+            rng,
+            begin,
+            begin,
+        );
+        let stream = StreamId {
+            node: NodeId(1),
+            epoch: Epoch {
+                stamp: 1,
+                random: 1,
+            },
+        };
+        core.restore(stream, &RangeSet::from_iter([1..=COUNT]));
+        // The last one came a moment ago.
+        core.store.at_hand.insert(COUNT);
+        let mut now = begin;
+        let mut delivered = Vec::new();
+        for _ in 0..10 {
+            core.store.reads.set(0);
+            let before = delivered.len();
+            while let Some(delivery) = core.poll_delivery(now) {
+                core.handle_applied(now, delivery.id, Outcome::Applied);
+                delivered.push(delivery.id.seq);
+            }
+            let vain = core.store.reads.get() - (delivered.len() - before);
+            assert!(vain <= 50, "{vain} reads in vain");
+            assert_eq!(core.ready_count(), 0);
+            core.store.at_hand = std::mem::take(&mut core.store.asked);
+            core.store.at_hand.insert(COUNT);
+            now = now + APPLY_RETRY;
+            core.handle_timeout(now);
+        }
+        assert_eq!(delivered.len() as u64, COUNT);
+        delivered.sort_unstable();
+        delivered.dedup();
+        assert_eq!(delivered.len() as u64, COUNT);
     }
 }
