@@ -12,7 +12,8 @@ use crate::clock::Anchor;
 use crate::files::{Files, Kind};
 use crate::footer::{Block, Footer, StreamBlocks};
 use crate::format;
-use crate::index::{Frozen, Segment, estimate};
+use crate::index::{Frozen, Segment};
+use crate::messages::estimate;
 use crate::shared::{Shared, count, uncount};
 
 /// A hole in the seqs that ends a block: what is said of a part of a block is as if it had none.
@@ -48,7 +49,7 @@ pub fn run(shared: &Shared) {
 }
 
 fn sweep(shared: &Shared) {
-    let doomed = {
+    let (doomed, litter) = {
         let mut index = shared.index.lock();
         let mut doomed = std::mem::take(&mut index.doomed);
         // A tail whose log is still being written is dealt with when it is to be sealed.
@@ -61,8 +62,9 @@ fn sweep(shared: &Shared) {
         for number in &doomed {
             index.segments.remove(number);
         }
-        doomed
+        (doomed, std::mem::take(&mut index.litter))
     };
+    drop(litter);
     doomed
         .iter()
         .for_each(|&number| shared.remove_files(number));
@@ -165,7 +167,7 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
     let blocks = footer.streams.into_iter();
     let blocks = blocks.map(|entry| (entry.stream, entry.blocks)).collect();
     let mut index = shared.index.lock();
-    index.sealed(number, bytes, blocks);
+    let memory = index.sealed(number, bytes, blocks);
     if index
         .segments
         .get(&number)
@@ -175,6 +177,7 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
         shared.sweep();
     }
     drop(index);
+    drop(memory);
     shared.remove_file(number, Kind::Log);
     Ok(())
 }

@@ -13,6 +13,13 @@ const CHUNK_MAX: usize = 128;
 pub struct Messages {
     /// None is empty.
     chunks: std::collections::VecDeque<Vec<(u64, Held)>>,
+    /// As [`estimate`] has them.
+    bytes: u64,
+}
+
+/// What a message takes, about, as the store counts it until it is in a block.
+pub fn estimate(held: &Held) -> u64 {
+    8 + held.purge.op().1.len() as u64
 }
 
 impl Messages {
@@ -29,6 +36,11 @@ impl Messages {
         self.chunks.back()?.last().map(|(seq, _)| *seq)
     }
 
+    /// Estimated bytes of all.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The first chunk that reaches `seq`.
     fn chunk_at(&self, seq: u64) -> usize {
         if self.last_seq().is_none_or(|last| last < seq) {
@@ -40,6 +52,7 @@ impl Messages {
 
     /// Adds a message; what was there under its seq.
     pub fn insert(&mut self, seq: u64, held: Held) -> Option<Held> {
+        self.bytes += estimate(&held);
         let at = self.chunk_at(seq);
         if at == self.chunks.len() {
             match self.chunks.back_mut() {
@@ -50,7 +63,11 @@ impl Messages {
         }
         let chunk = &mut self.chunks[at];
         match chunk.binary_search_by_key(&seq, |(seq, _)| *seq) {
-            Ok(place) => Some(std::mem::replace(&mut chunk[place].1, held)),
+            Ok(place) => {
+                let old = std::mem::replace(&mut chunk[place].1, held);
+                self.bytes -= estimate(&old);
+                Some(old)
+            }
             Err(place) => {
                 chunk.insert(place, (seq, held));
                 if chunk.len() > CHUNK_MAX {
@@ -79,17 +96,20 @@ impl Messages {
         chunks.flatten().skip(inside)
     }
 
-    /// Takes out what is below `seq`, and tells each of `removed`.
-    pub fn remove_below(&mut self, seq: u64, mut removed: impl FnMut(&Held)) {
+    /// Takes out what is below `seq`; how many bytes that were.
+    pub fn remove_below(&mut self, seq: u64) -> u64 {
+        let before = self.bytes;
         while let Some(chunk) = self.chunks.front_mut() {
             let gone = chunk.partition_point(|(other, _)| *other < seq);
-            chunk.iter().take(gone).for_each(|(_, held)| removed(held));
+            let bytes = chunk.iter().take(gone).map(|(_, held)| estimate(held));
+            self.bytes -= bytes.sum::<u64>();
             if gone < chunk.len() {
                 chunk.drain(..gone);
-                return;
+                break;
             }
             self.chunks.pop_front();
         }
+        before - self.bytes
     }
 
     /// The last message that was born before `time`, if all are born in the order of their seqs.

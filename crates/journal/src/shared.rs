@@ -167,7 +167,7 @@ impl Shared {
                 "journal: {lost} messages are given up: the disk does not keep up, or not at all"
             );
         }
-        if !index.doomed.is_empty() {
+        if index.is_littered() {
             self.sweep();
         }
         let mut queue = self.queue.lock();
@@ -364,7 +364,9 @@ impl Shared {
                 return;
             };
             index.give_up(oldest);
+            let litter = std::mem::take(&mut index.litter);
             drop(index);
+            drop(litter);
             count(&self.counts.segments_evicted, 1);
             log::info!("journal: the directory is full, its oldest messages go");
             self.remove_files(oldest);

@@ -224,7 +224,7 @@ impl Store for JournalStore {
     fn remove_below(&mut self, stream: StreamId, seq: u64) {
         let mut index = self.handle.shared.index.lock();
         index.remove_below(stream, seq);
-        if !index.doomed.is_empty() {
+        if index.is_littered() {
             self.handle.shared.sweep();
         }
     }
@@ -277,9 +277,9 @@ fn spawn(
     let result = thread.spawn(move || {
         if catch_unwind(AssertUnwindSafe(|| body(&inner))).is_err() {
             inner.break_down(name);
-            if name == READER {
-                inner.index.lock().cache.closed = true;
-            }
+            let mut index = inner.index.lock();
+            index.cache.closed |= name == READER;
+            index.tidy &= name != KEEPER;
         }
         inner.thread_ended(name == WRITER);
     });
