@@ -3,7 +3,7 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io::Write;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -214,11 +214,14 @@ fn a_file_system_that_is_full_is_one_that_can_be_emptied() {
             "a_file_system_that_is_full_is_one_that_can_be_emptied",
             &dir,
         ),
-        // Elsewhere users have no namespaces; what a limit on files does is tested there, too.
-        None => assert!(
-            fs::metadata("/proc/self").unwrap().uid() != 0,
-            "not even root may mount a tmpfs here, and this test needs one"
-        ),
+        // What a limit on files does is tested there, too. Written past the test runner, which shows nothing of
+        // tests that pass.
+        None => writeln!(
+            std::io::stderr(),
+            "SKIPPED a_file_system_that_is_full_is_one_that_can_be_emptied: nobody may mount a tmpfs here (a \
+             container needs CAP_SYS_ADMIN), so no disk was full; only a limit on files is tested"
+        )
+        .unwrap(),
     }
 }
 
