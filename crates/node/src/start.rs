@@ -64,10 +64,12 @@ pub(crate) fn prepare(
         journal,
         recovered,
     } = journal::open(&config, &notices)?;
-    let last_stamp = recovered.last_stamp;
     let now = sys::boot_clock();
     let mut rng = random()?;
     let node = node_id(&config.name);
+    // Streams that were opened later in a life are not in the file of the last stamp, which may be gone as well.
+    let own = recovered.streams.keys().filter(|id| id.node == node);
+    let last_stamp = recovered.last_stamp.max(own.map(|id| id.epoch.stamp).max());
     let identity = Identity {
         node,
         // 0 stands for whoever receives it.

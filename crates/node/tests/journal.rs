@@ -5,8 +5,11 @@ mod common;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{TempDir, TestNode, all_met, eventually, fleet, free_addresses};
-use powderhorn_node::{Config, Journalled, MessageId, Node, StartError};
+use common::{TempDir, TestNode, all_met, eventually, fleet, free_addresses, purge};
+use powderhorn_journal::{Clock, Journal, Options, SystemClock};
+use powderhorn_node::{Config, Journalled, MessageId, Node, StartError, node_id};
+use powderhorn_protocol::id::{Epoch, StreamId};
+use powderhorn_protocol::store::{Held, Store};
 
 fn with_journal(mut config: Config, dir: &Path) -> Config {
     config.journal.dir = Some(dir.into());
@@ -199,6 +202,50 @@ fn a_state_directory_that_cannot_be_used_is_said_and_purges_go_on() {
     assert_eq!(status.journal.unwrap().state, "failed");
     assert_eq!(nodes[0].counter("journal_failed"), 1);
     assert_eq!(nodes[0].counter("not_journalled"), 1);
+}
+
+/// As after a clone was noticed, with the clock set back since, or without the file that has the last stamp: the
+/// journal has epochs of this node that are later than its clock says. It took them for another process's.
+#[test]
+fn a_new_epoch_is_later_than_all_that_the_journal_has_of_this_node() {
+    const HOUR_MS: u64 = 3_600_000;
+    let dir = TempDir::new();
+    let (first, second) = pair(&dir);
+    let stamp = std::time::SystemTime::UNIX_EPOCH
+        .elapsed()
+        .unwrap()
+        .as_millis() as u64
+        + HOUR_MS;
+    let earlier = |name: &str, stamp| StreamId {
+        node: node_id(name),
+        epoch: Epoch { stamp, random: 1 },
+    };
+    let own = earlier(&first.name, stamp);
+    let (mut store, journal, _) = Journal::open(Options::new(dir.0.join("state"))).unwrap();
+    for stream in [own, earlier(&second.name, stamp + HOUR_MS)] {
+        let message = Held {
+            born: SystemClock.boot(),
+            issued_ms: 0,
+            purge: purge(7),
+        };
+        store.insert(MessageId { stream, seq: 1 }, message);
+    }
+    journal.store_stamp(stamp - HOUR_MS / 2).unwrap();
+    drop((store, journal));
+    let nodes = [TestNode::start(first), TestNode::start(second)];
+    all_met(&nodes);
+    let id = nodes[0].purge(1);
+    assert_eq!(id.stream.epoch.stamp, stamp + 1);
+    let old = MessageId {
+        stream: own,
+        seq: 1,
+    };
+    eventually("the earlier epoch's purge is everywhere", || {
+        nodes.iter().all(|node| node.knows(old) && node.knows(id))
+    });
+    // Longer than some digests of the other, which name that epoch.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(nodes[0].counter("reopened"), 0);
 }
 
 #[test]
