@@ -89,6 +89,14 @@ fn lag_ms(node: &TestNode) -> u64 {
     lag.expect("the gauge").value
 }
 
+/// The same, as a Prometheus gets it.
+fn lag_seconds(node: &TestNode) -> f64 {
+    let text = node.node.metrics(&[]);
+    let mut lines = text.lines();
+    let line = lines.find(|line| line.starts_with("powderhorn_fleet_lag_seconds "));
+    sample(line.expect("the gauge")).2
+}
+
 /// A dashboard that draws it would show a node that hears of nobody as the best one.
 #[test]
 fn the_lag_grows_while_nothing_is_known_of_the_others() {
@@ -99,7 +107,10 @@ fn the_lag_grows_while_nothing_is_known_of_the_others() {
     let single = TestNode::start(Config::single_node());
     std::thread::sleep(Duration::from_secs(2));
     assert!(lag_ms(&nodes[2]) >= 1_000);
+    assert!(lag_seconds(&nodes[2]) >= 1.0);
+    assert_eq!(nodes[2].node.status().reach.applied_ms, None);
     assert!(lag_ms(&single) < 1_000);
+    assert!(lag_seconds(&single) < 1.0);
     assert!(lag_ms(&nodes[2]) <= started.elapsed().as_millis() as u64);
     cut.store(false, Ordering::SeqCst);
     eventually("met", || verdict(&nodes[2]).contains(" 3 of 3 nodes"));

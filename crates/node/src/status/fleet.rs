@@ -99,7 +99,8 @@ impl FleetStatus {
         FleetStatus {
             nodes: peers as u64 + 1,
             known,
-            applied_ms,
+            // Where nobody else is known, this node's own standing is no fleet's.
+            applied_ms: applied_ms.filter(|_| peers == 0 || known > 1),
             oldest_news_ms: oldest.map(|(ms, _)| ms),
             oldest_news_from: oldest.map(|(_, node)| name(node)),
             stale_ms: core.news_stale().as_millis() as u64,

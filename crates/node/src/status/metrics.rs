@@ -114,7 +114,7 @@ fn write_peers(out: &mut String, status: &Status) {
     }
 }
 
-fn write_fleet(out: &mut String, status: &Status) {
+fn write_fleet(out: &mut String, status: &Status, lag_ms: Option<u64>) {
     let reach = &status.reach;
     let gauges = [
         (
@@ -134,8 +134,8 @@ fn write_fleet(out: &mut String, status: &Status) {
         ),
         (
             "fleet_lag_seconds",
-            "All purges older than this are applied at all nodes whose news is fresh.",
-            reach.applied_ms.map(seconds),
+            "All purges older than this are applied at all nodes whose news is fresh; it grows while there are none.",
+            lag_ms.map(seconds),
         ),
         (
             "fleet_oldest_news_seconds",
@@ -188,12 +188,15 @@ pub(crate) fn metrics(shared: &Shared, more: &[Counter]) -> String {
         label(&status.site),
         label(&status.fleet)
     );
-    write_fleet(&mut out, &status);
+    let counters = counters(shared);
+    // As varnishstat has it: an alert on a lag must see it grow when nobody is heard.
+    let lag = counters.iter().find(|c| c.name == "fleet_lag_ms");
+    write_fleet(&mut out, &status, lag.map(|lag| lag.value));
     write_peers(&mut out, &status);
     write_latencies(&mut out, shared);
     // The fleet's lag is there in seconds already.
     let told = |counter: &&Counter| !counter.name.starts_with("fleet_");
-    for counter in counters(shared).iter().chain(more).filter(told) {
+    for counter in counters.iter().chain(more).filter(told) {
         let (kind, suffix) = if counter.grows {
             ("counter", "_total")
         } else {
