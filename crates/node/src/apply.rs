@@ -145,6 +145,9 @@ impl Applier {
         let wall_ms = sys::wall_clock_ms();
         for job in jobs.drain(..) {
             core.handle_applied(now, job.id, job.outcome);
+            if job.outcome == Outcome::Applied && job.purge == Purge::Everything {
+                shared.lost.lock().note_emptied(now - job.age);
+            }
             // What is older than this process was waiting for it, and a flush was issued by nobody.
             let counts = job.outcome == Outcome::Applied && job.id.seq > 0;
             if counts && job.age <= now.since(shared.started) {

@@ -18,7 +18,7 @@
 //! | `members`, `nodes`, `lookup`, `address` | who is in the fleet: a list, a file, names |
 //! | `peers`, `membership` | the peers of the moment; how they change |
 //! | `receipts` | where a purge has been applied |
-//! | `status`, `streams`, `counters`, `events`, `notices`, `fit` | what an operator sees |
+//! | `status`, `streams`, `counters`, `events`, `notices`, `lost`, `fit` | what an operator sees |
 //! | `net`, `watch`, `sys` | sockets, files, clocks |
 #![deny(unsafe_code)]
 
@@ -36,6 +36,7 @@ mod keys;
 mod latency;
 mod lock;
 mod lookup;
+mod lost;
 mod members;
 mod membership;
 mod net;

@@ -27,6 +27,7 @@ use crate::keys::{KeyError, KeyFile};
 use crate::latency::Latencies;
 use crate::lock::{Lock, Signal};
 use crate::lookup::{self, Answer, Resolver};
+use crate::lost::Lost;
 use crate::members::{Members, SourceState};
 use crate::net::BindError;
 use crate::notices::Notices;
@@ -129,6 +130,8 @@ pub(crate) struct Shared {
     pub latencies: Mutex<Latencies>,
     /// Counts of the last seconds.
     pub samples: Mutex<Samples>,
+    /// What was given up. Never held while the core is being locked.
+    pub lost: Mutex<Lost>,
     /// The version that is installed, as the host last saw.
     pub installed: Mutex<Option<String>>,
     /// When this node was started.
@@ -310,11 +313,14 @@ impl Node {
         if self.shared.stopping() {
             return Err(IssueError::Stopping);
         }
-        let ids = self
-            .shared
-            .core
-            .lock()
-            .handle_purges(sys::boot_clock(), purges)?;
+        let everything = purges.contains(&Purge::Everything);
+        let mut core = self.shared.core.lock();
+        let now = sys::boot_clock();
+        let ids = core.handle_purges(now, purges)?;
+        drop(core);
+        if everything {
+            self.shared.lost.lock().note_emptied(now);
+        }
         let ticket = Ticket {
             shared: self.shared.clone(),
             ids,
@@ -332,9 +338,13 @@ impl Node {
         }
         let mut core = self.shared.core.lock();
         let now = sys::boot_clock();
+        let everything = purge == Purge::Everything;
         let id = core.handle_purge(now, purge)?;
         core.handle_applied(now, id, Outcome::Applied);
         drop(core);
+        if everything {
+            self.shared.lost.lock().note_emptied(now);
+        }
         self.shared.send_issued();
         Ok(id)
     }

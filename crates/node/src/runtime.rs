@@ -332,6 +332,8 @@ impl Runtime {
             .peers()
             .filter_map(|view| Some((view.session?.node, view.id, view.site)))
             .collect();
+        let retention = shared.config().limits.retention;
+        shared.lost.lock().note(now, stats.lost, retention);
         drop(core);
         shared.samples.lock().push(sample);
         let peers = shared.peers();

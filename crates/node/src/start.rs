@@ -121,6 +121,7 @@ pub(crate) fn prepare(
         keys: Mutex::new((key_ids, None)),
         latencies: Mutex::default(),
         samples: Mutex::default(),
+        lost: Mutex::default(),
         installed: Mutex::new(None),
         started: now,
         stop: AtomicBool::new(false),

@@ -76,6 +76,10 @@ pub struct Status {
     pub in_flight: u64,
     /// Messages of kinds that this version cannot apply; they are passed on.
     pub unsupported: u64,
+    /// Messages that were given up lately, as no node has them any more, and that no flush made up for.
+    pub given_up: u64,
+    /// How long ago the last of them were given up; null if there are none.
+    pub given_up_ms: Option<u64>,
     /// "running", "ended", or "gave up" after too many panics.
     pub runtime: &'static str,
     /// The thread that applies purges: "running", "ended" or "not started".
@@ -223,6 +227,7 @@ impl Status {
             .collect();
         let ready = core.ready_count();
         let in_flight = in_flight(&core);
+        let given_up = shared.lost.lock().open(now, config.limits.retention);
         let (keys, key_error) = shared.keys.lock().clone();
         let threads = shared.threads();
         let mut status = Status {
@@ -249,6 +254,8 @@ impl Status {
             ready,
             in_flight,
             unsupported,
+            given_up: given_up.map_or(0, |(count, _)| count),
+            given_up_ms: given_up.map(|(_, ago)| ago.as_millis() as u64),
             runtime: match threads.runtime {
                 RuntimeState::Running => "running",
                 RuntimeState::Ended => "ended",

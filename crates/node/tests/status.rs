@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{TempDir, TestNode, eventually, fleet, free_addresses, start_fleet};
 use powderhorn_node::hooks::Outgoing;
-use powderhorn_node::{Config, Node};
+use powderhorn_node::{Config, Node, Outcome, Purge};
 
 fn verdict(node: &TestNode) -> String {
     node.node.status().verdict
@@ -228,4 +228,62 @@ fn all_counters_are_in_the_operators_handbook() {
         .filter(|name| !book.contains(&format!("`{name}`")))
         .collect();
     assert!(missing.is_empty(), "not in docs/OPERATING.md: {missing:?}");
+}
+
+/// What died with the node that issued it: nobody can say that it has expired, so no flush makes up for it.
+#[test]
+fn what_was_given_up_without_a_flush_is_in_the_verdict_until_the_cache_is_emptied() {
+    let dir = TempDir::new();
+    let addresses = free_addresses("127.0.0.1", 4);
+    let retention = Duration::from_secs(4);
+    let cut = Arc::new(AtomicBool::new(false));
+    // Nothing passes then, but for one datagram to all.
+    let one = Arc::new(AtomicBool::new(false));
+    let mut nodes = Vec::new();
+    for mut config in fleet(&addresses, &dir.key_file(&[1])) {
+        config.limits.retention = retention;
+        let (cut, one) = (cut.clone(), one.clone());
+        let mut left = addresses.len() - 1;
+        let passes = move |outgoing: &Outgoing<'_>| {
+            let passes = outgoing.to_all && one.load(Ordering::SeqCst) && left > 0;
+            left -= usize::from(passes);
+            passes || !cut.load(Ordering::SeqCst)
+        };
+        nodes.push(TestNode::start_filtered(config, Box::new(passes)));
+    }
+    eventually("known", || {
+        nodes
+            .iter()
+            .all(|node| verdict(node).contains("4 of 4 nodes"))
+    });
+    let issuer = nodes.pop().expect("four");
+    cut.store(true, Ordering::SeqCst);
+    for n in 0..10 {
+        issuer.purge(n);
+    }
+    // A datagram brings again what is younger.
+    std::thread::sleep(Duration::from_millis(2_500));
+    one.store(true, Ordering::SeqCst);
+    let last = issuer.purge(10);
+    eventually("the last has come", || {
+        nodes.iter().all(|node| node.knows(last))
+    });
+    one.store(false, Ordering::SeqCst);
+    drop(issuer);
+    let told = |node: &TestNode| verdict(node).contains("10 purges were given up ");
+    eventually("told", || nodes.iter().all(told));
+    let since = Instant::now();
+    let status = nodes[0].node.status();
+    assert_eq!((status.ok, status.given_up), (false, 10));
+    assert_eq!(nodes[0].counter("flushed"), 0);
+    // Everything is purged: by itself, in one step or two, and by another node.
+    let ticket = nodes[0].node.issue(Purge::Everything).expect("it runs");
+    ticket.complete(Outcome::Applied);
+    assert!(!told(&nodes[0]) && told(&nodes[1]));
+    let everything = nodes[1].node.issue_applied(Purge::Everything);
+    everything.expect("it runs");
+    assert!(!told(&nodes[1]) && told(&nodes[2]));
+    cut.store(false, Ordering::SeqCst);
+    eventually("not told any more", || !told(&nodes[2]));
+    assert!(since.elapsed() < retention, "it went by itself");
 }

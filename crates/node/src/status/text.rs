@@ -79,6 +79,14 @@ impl Status {
                 seconds(ms)
             ));
         }
+        if let Some(ms) = self.given_up_ms {
+            troubles.push(format!(
+                "{} purges were given up {} ago, as no node has them: what they were for may still be served \
+                 here until varnish is restarted",
+                self.given_up,
+                seconds(ms)
+            ));
+        }
         if self.unsupported > 0 {
             troubles.push(format!(
                 "{} purges are of a later version and NOT applied here: upgrade this node",
