@@ -9,6 +9,13 @@ fn main() {
     println!("cargo::rerun-if-changed=c_shim");
     println!("cargo::rerun-if-changed=build.rs");
 
+    // As crates/node's VERSION has it, in a form for concat!().
+    println!("cargo::rerun-if-env-changed=POWDERHORN_VERSION");
+    let version = std::env::var("POWDERHORN_VERSION")
+        .or_else(|_| std::env::var("CARGO_PKG_VERSION"))
+        .expect("cargo sets CARGO_PKG_VERSION");
+    println!("cargo::rustc-env=POWDERHORN_VERSION={version}");
+
     let varnish = match pkg_config::Config::new()
         .cargo_metadata(false)
         .probe("varnishapi")

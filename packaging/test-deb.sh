@@ -162,20 +162,37 @@ say "test-deb: docs/GETTING-STARTED.md as it is written, on three nodes: $((SECO
 [[ $(on "$first" stat -c '%a %U:%G' /var/lib/powderhorn) == "750 vcache:varnish" ]] || fail "/var/lib/powderhorn is not as it should be"
 [[ -n $(ls -A "$work/var/lib/powderhorn") ]] || fail "there is no journal in /var/lib/powderhorn"
 
-# An upgrade, of the same contents with a higher version: Varnish goes on with what it has, and its objects stay.
-on "$first" bash -euc 'mkdir /tmp/higher && dpkg-deb -R /root/varnish-powderhorn_*.deb /tmp/higher/tree
-    sed -i "s/^Version: .*/&+test/" /tmp/higher/tree/DEBIAN/control && dpkg-deb --root-owner-group -b /tmp/higher/tree /tmp/higher/higher.deb' >/dev/null
+# due ADDRESS: what check-health says of versions that differ; nothing if they do not.
+due() { on "$1" powderhorn check-health | sed -nE 's/^POWDERHORN WARNING - .*; (installed [^ ]+, loaded [^ ]+: restart varnish) \|.*/\1/p'; }
+
+# An upgrade, to the next revision, with the same contents but for that: Varnish goes on with what it has, and its objects stay.
+# The library has its version in it, and in its place only one of the same length fits.
+# shellcheck disable=SC2016 # dpkg fills in the field.
+version=$(on "$first" dpkg-query -W -f '${Version}' varnish-powderhorn)
+revision=${version##*-}
+higher=${version%-*}-${revision//?/z}
+# shellcheck disable=SC2016 # The inner shell's own arguments.
+on "$first" env LC_ALL=C bash -euc 'mkdir /tmp/higher && dpkg-deb -R /root/varnish-powderhorn_*.deb /tmp/higher/tree
+    sed -i "s/^Version: .*/Version: $2/" /tmp/higher/tree/DEBIAN/control
+    sed -i "s/${1//./\\.}/$2/g" /tmp/higher/tree/usr/lib/*/varnish/vmods/libvmod_powderhorn.so
+    dpkg-deb --root-owner-group -b /tmp/higher/tree /tmp/higher/higher.deb' higher "$version" "$higher" >/dev/null
 cache_everywhere upgrade
 for address in "${nodes[@]}"; do
     worker=$(on "$address" varnishadm pid | sed -n 's/^Worker: *//p')
     cp -- "$work/tmp/higher/higher.deb" "$(root_of "$address")/root/higher.deb"
     on "$address" apt-get -q install ./higher.deb >/dev/null || fail "the upgrade fails on $address"
     # shellcheck disable=SC2016 # dpkg fills in the field.
-    [[ $(on "$address" dpkg-query -W -f '${Version}' varnish-powderhorn) == *+test ]] || fail "$address is not upgraded"
+    [[ $(on "$address" dpkg-query -W -f '${Version}' varnish-powderhorn) == "$higher" ]] || fail "$address is not upgraded"
     [[ -n $worker && $(on "$address" varnishadm pid | sed -n 's/^Worker: *//p') == "$worker" ]] || fail "the upgrade restarted Varnish on $address"
 done
 [[ $(purge "$second" upgrade) == 200 ]] || fail "a purge after the upgrade does not get everywhere"
 purged_everywhere upgrade "after the upgrade"
+# A new revision is seen within seconds.
+for ((i = 0; i < 30; i++)); do
+    [[ -z $(due "$second") ]] || break
+    sleep 1
+done
+[[ $(due "$second") == "installed $higher, loaded $version: restart varnish" ]] || fail "nothing says that varnish has to be restarted: $(due "$second")"
 on "$third" systemctl reload varnish || fail "a reload after the upgrade fails"
 for address in "${nodes[@]}"; do
     on "$address" systemctl restart varnish || fail "$address does not start with the new version"
@@ -183,6 +200,7 @@ done
 cache_everywhere restarted
 [[ $(purge "$third" restarted) == 200 ]] || fail "a purge of the new version does not get everywhere"
 purged_everywhere restarted "with the new version"
+[[ $(on "$second" powderhorn status) == *"version $higher, installed $higher"* ]] || fail "restarted, and still: $(due "$second")"
 say "test-deb: upgraded, without a restart of its own"
 
 # What Debian's own tests of a package would do.

@@ -18,7 +18,7 @@ pub const VERSION: &CStr = match CStr::from_bytes_with_nul(VERSION_BYTES) {
     Ok(version) => version,
     Err(_) => c"",
 };
-const VERSION_BYTES: &[u8] = concat!(env!("CARGO_PKG_VERSION"), "\0").as_bytes();
+const VERSION_BYTES: &[u8] = concat!(env!("POWDERHORN_VERSION"), "\0").as_bytes();
 
 /// Most bytes of keys that one call takes: some hundred thousand keys, and a thousand datagrams.
 const KEYS_BYTES_MAX: usize = 1 << 20;

@@ -28,7 +28,7 @@ const MARK_BYTES: usize = "\0powderhorn library version ".len();
 /// The mark of this library, for the next one to read.
 static OWN_MARK: &str = concat!(
     "\0powderhorn library version ",
-    env!("CARGO_PKG_VERSION"),
+    env!("POWDERHORN_VERSION"),
     "\0"
 );
 
@@ -76,7 +76,7 @@ fn find() -> Option<(PathBuf, (u64, u64, u64, i64))> {
 
 /// The version after the mark.
 fn version_in(file: &[u8]) -> Option<String> {
-    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b".+~-".contains(byte);
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b".+~-:".contains(byte);
     // Looked for by itself, so that no linker leaves it out and no compiler writes its beginning anywhere else.
     let mark = std::hint::black_box(OWN_MARK).as_bytes();
     let mark = mark.get(..MARK_BYTES)?;

@@ -90,5 +90,9 @@ pub use powderhorn_protocol::purge::Purge;
 pub use powderhorn_protocol::time::Time;
 pub use powderhorn_protocol::{Knowledge, Outcome, PurgeError};
 
-/// This library's version.
-pub const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// This library's version. What builds a package gives it the package's in POWDERHORN_VERSION, so that each
+/// revision has one of its own.
+pub const VERSION: &str = match option_env!("POWDERHORN_VERSION") {
+    Some(version) => version,
+    None => env!("CARGO_PKG_VERSION"),
+};
