@@ -13,7 +13,7 @@
 //! than this is applied everywhere" is never said too early, and gets older by itself where news stays away.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use rand::RngCore;
@@ -36,15 +36,22 @@ const ENTRY_BYTES_MIN: usize = 8 + 1 + 1 + 6;
 /// What is left of a frame's room for entries: its head and the sender's wall clock go off.
 const FRAME_OVERHEAD_BYTES: usize = wire::FRAME_HEAD_BYTES + 10;
 
-/// What a node told last, as far as it has come here.
+/// What a node told last, as it came, to be passed on. It is seldom looked into.
 #[derive(Debug)]
 struct Told {
-    standing: Standing,
-    /// As it came, to be passed on.
     body: [u8; NEWS_BODY_BYTES_MAX],
-    body_len: usize,
-    /// Older news of it that says more than is applied here yet.
-    awaited: Option<Issued>,
+    len: usize,
+}
+
+impl Told {
+    fn body(&self) -> &[u8] {
+        self.body.get(..self.len).unwrap_or_default()
+    }
+
+    /// Nothing that cannot be decoded is taken in.
+    fn standing(&self) -> Standing {
+        Standing::decode(self.body()).unwrap_or_default()
+    }
 }
 
 /// What a node had issued at a time, by its news.
@@ -100,8 +107,10 @@ impl Issued {
 /// apart.
 #[derive(Debug, Default)]
 struct Board {
-    /// In the order of their ids, each with its place in the other fields.
-    places: Vec<(NodeId, usize)>,
+    /// Their ids in order,
+    ids: Vec<NodeId>,
+    /// and the place that each has in the fields below.
+    places: Vec<u32>,
     nodes: Vec<NodeId>,
     /// When each told what it told last, or a little before.
     born: Vec<Time>,
@@ -113,13 +122,9 @@ struct Board {
 const NEVER_APPLIED: Time = Time::from_us(i64::MIN);
 
 impl Board {
-    fn find(&self, node: NodeId) -> Result<usize, usize> {
-        self.places.binary_search_by_key(&node, |(node, _)| *node)
-    }
-
     fn place(&self, node: NodeId) -> Option<usize> {
-        let at = self.find(node).ok()?;
-        self.places.get(at).map(|(_, place)| *place)
+        let at = self.ids.binary_search(&node).ok()?;
+        self.places.get(at).map(|place| *place as usize)
     }
 
     /// Who has told something since a time, and when: places.
@@ -134,39 +139,39 @@ impl Board {
     /// Whether it is the stream that its node's news is about.
     fn is_present(&self, id: StreamId) -> bool {
         let told = self.place(id.node).and_then(|at| self.told.get(at));
-        told.is_some_and(|told| told.standing.stream == id.epoch.random as u16)
+        told.is_some_and(|told| told.standing().stream == id.epoch.random as u16)
     }
 
-    fn insert(&mut self, node: NodeId, standing: Standing) -> usize {
+    fn insert(&mut self, node: NodeId) -> usize {
         let place = self.nodes.len();
-        if let Err(at) = self.find(node) {
-            self.places.insert(at, (node, place));
+        if let Err(at) = self.ids.binary_search(&node) {
+            self.ids.insert(at, node);
+            self.places.insert(at, place as u32);
         }
         self.nodes.push(node);
         self.born.push(NEVER_APPLIED);
         self.applied_until.push(NEVER_APPLIED);
         self.told.push(Told {
-            standing,
             body: [0; NEWS_BODY_BYTES_MAX],
-            body_len: 0,
-            awaited: None,
+            len: 0,
         });
         place
     }
 
     fn remove(&mut self, node: NodeId) {
-        let Ok(at) = self.find(node) else {
+        let Ok(at) = self.ids.binary_search(&node) else {
             return;
         };
-        let (_, place) = self.places.remove(at);
+        self.ids.remove(at);
+        let place = self.places.remove(at) as usize;
         self.nodes.swap_remove(place);
         self.born.swap_remove(place);
         self.applied_until.swap_remove(place);
         self.told.swap_remove(place);
         // The last one has taken its place.
-        let last = self.nodes.len();
-        for moved in self.places.iter_mut().filter(|(_, at)| *at == last) {
-            moved.1 = place;
+        let last = self.nodes.len() as u32;
+        for moved in self.places.iter_mut().filter(|at| **at == last) {
+            *moved = place as u32;
         }
     }
 }
@@ -175,8 +180,8 @@ impl Board {
 #[derive(Debug, Default)]
 pub(crate) struct Newsroom {
     board: Board,
-    /// Those of whom something is awaited.
-    awaiting: BTreeSet<NodeId>,
+    /// What is not applied here yet, of what older news told of these.
+    awaited: BTreeMap<NodeId, Issued>,
     /// Streams of which something was lacking or not applied at the last round.
     lacking: Vec<StreamId>,
     /// What the driver says of this node: flags of [`Standing`].
@@ -236,11 +241,12 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// What is known of the peers' nodes, in the order of their ids.
     pub fn news(&self, now: Time) -> impl Iterator<Item = NewsView> + '_ {
         let board = &self.news.board;
-        board.places.iter().filter_map(move |&(node, place)| {
+        board.ids.iter().filter_map(move |&node| {
+            let place = board.place(node)?;
             Some(NewsView {
                 node,
                 age: now.since(*board.born.get(place)?),
-                standing: board.told.get(place)?.standing,
+                standing: board.told.get(place)?.standing(),
             })
         })
     }
@@ -340,9 +346,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 self.news.lacking.push(id);
             }
         }
-        for node in std::mem::take(&mut self.news.awaiting) {
-            self.settle(node);
-        }
+        let awaited: Vec<NodeId> = self.news.awaited.keys().copied().collect();
+        awaited.into_iter().for_each(|node| self.settle(node));
     }
 
     /// Notes up to when everything of a node is applied here, by what it has told.
@@ -351,24 +356,23 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(at) = board.place(node) else {
             return;
         };
-        let (Some(told), Some(&latest_born)) = (board.told.get_mut(at), board.born.get(at)) else {
+        let (Some(told), Some(&born)) = (board.told.get(at), board.born.get(at)) else {
             return;
         };
         let Some(until) = board.applied_until.get_mut(at) else {
             return;
         };
-        let latest = Issued::new(latest_born, &told.standing);
+        let latest = Issued::new(born, &told.standing());
         // What was awaited may have expired meanwhile.
         if latest.is_applied(&self.streams, node) {
-            *until = latest_born;
-            told.awaited = None;
-        } else {
-            let applied = |awaited: &Issued| awaited.is_applied(&self.streams, node);
-            if let Some(applied) = told.awaited.filter(applied) {
-                *until = applied.born.max(*until);
-                told.awaited = Some(latest);
-            }
-            self.news.awaiting.insert(node);
+            *until = born;
+            self.news.awaited.remove(&node);
+            return;
+        }
+        let awaited = self.news.awaited.entry(node).or_insert(latest);
+        if awaited.is_applied(&self.streams, node) {
+            *until = awaited.born.max(*until);
+            *awaited = latest;
         }
     }
 
@@ -391,7 +395,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let at = match self.news.board.place(entry.node) {
                 Some(at) => at,
                 None if !self.roster.has_node(entry.node) => continue,
-                None => self.news.board.insert(entry.node, entry.standing),
+                None => self.news.board.insert(entry.node),
             };
             let board = &mut self.news.board;
             let (Some(told), Some(before)) = (board.told.get_mut(at), board.born.get_mut(at))
@@ -402,12 +406,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 continue;
             }
             *before = born;
-            told.standing = entry.standing;
-            told.body_len = entry.body.len().min(NEWS_BODY_BYTES_MAX);
+            told.len = entry.body.len().min(NEWS_BODY_BYTES_MAX);
             let kept = told.body.iter_mut().zip(entry.body);
             kept.for_each(|(kept, new)| *kept = *new);
-            if told.awaited.is_none() {
-                told.awaited = Some(Issued::new(born, &entry.standing));
+            if !self.news.awaited.contains_key(&entry.node) {
                 self.settle(entry.node);
             }
         }
@@ -417,7 +419,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub(crate) fn forget_news(&mut self, node: NodeId) {
         if !self.roster.has_node(node) {
             self.news.board.remove(node);
-            self.news.awaiting.remove(&node);
+            self.news.awaited.remove(&node);
         }
     }
 
@@ -461,7 +463,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 continue;
             };
             let age_ms = now.since(born).as_millis() as u64;
-            let body = told.body.get(..told.body_len).unwrap_or_default();
+            let body = told.body();
             if entries.len() + wire::news_entry_bytes(age_ms, body) > room {
                 break;
             }

@@ -440,7 +440,7 @@ proptest! {
             panic!("another frame");
         };
         let entry = news.entries().next().expect("one entry");
-        prop_assert_eq!((entry.node, entry.age_ms, entry.standing), (NodeId(7), age_ms, standing));
+        prop_assert_eq!((entry.node, entry.age_ms, entry.standing()), (NodeId(7), age_ms, Some(standing)));
     }
 
     #[test]

@@ -15,12 +15,16 @@ pub struct News<'a> {
 
 impl<'a> News<'a> {
     pub(super) fn try_entries(&self) -> impl Iterator<Item = Result<NewsEntry<'a>>> + use<'a> {
-        each(self.entries, NewsEntry::decode)
+        each(self.entries, |input| {
+            let entry = NewsEntry::decode(input)?;
+            Standing::decode(entry.body)?;
+            Ok(entry)
+        })
     }
 
     /// The entries, in the sender's order.
     pub fn entries(&self) -> impl Iterator<Item = NewsEntry<'a>> + use<'a> {
-        self.try_entries().map_while(Result::ok)
+        each(self.entries, NewsEntry::decode).map_while(Result::ok)
     }
 }
 
@@ -31,9 +35,7 @@ pub struct NewsEntry<'a> {
     pub node: NodeId,
     /// Milliseconds since it told this.
     pub age_ms: u64,
-    /// What it told.
-    pub standing: Standing,
-    /// The same as bytes, with what later versions may have added: passed on as it is.
+    /// What it told, with what later versions may have added: passed on as it is.
     pub body: &'a [u8],
 }
 
@@ -96,7 +98,7 @@ impl Standing {
     /// The flags of this version that say something by themselves.
     pub const FLAGS_KNOWN: u8 = Self::CACHE_FAILS | Self::JOURNAL_FAILS | Self::UNSUPPORTED;
 
-    fn decode(body: &[u8]) -> Result<Standing> {
+    pub(crate) fn decode(body: &[u8]) -> Result<Standing> {
         let mut input = Reader(body);
         let stream = input.u16()?;
         let flags = input.u8()?;
@@ -166,12 +168,12 @@ impl<'a> NewsEntry<'a> {
             return Err(WireError::OutOfRange("news length"));
         }
         let body = input.take(len)?;
-        Ok(NewsEntry {
-            node,
-            age_ms,
-            standing: Standing::decode(body)?,
-            body,
-        })
+        Ok(NewsEntry { node, age_ms, body })
+    }
+
+    /// What it told, as far as this version understands it. Most entries are no news: they are not looked into.
+    pub fn standing(&self) -> Option<Standing> {
+        Standing::decode(self.body).ok()
     }
 
     pub(super) fn encode(&self, out: &mut Vec<u8>) {
