@@ -116,7 +116,7 @@ pub struct Scenario {
     /// The sites: this file's, then the included ones.
     #[serde(default)]
     pub site: Vec<SiteSpec>,
-    /// Between two sites, in both directions.
+    /// Between two sites, in both directions; each pair once in a file.
     #[serde(default)]
     pub path: Vec<SitePath>,
     /// The purges.

@@ -161,6 +161,14 @@ pub(super) fn paths(
             found.ok_or_else(|| Wrong::new(key(".between"), format!("no site {name}")))
         };
         let (one, other) = (find(&path.between[0])?, find(&path.between[1])?);
+        // A file may say other things than the one that it includes, but not two of its own.
+        let first = if at < included { 0 } else { included };
+        let [a, b] = &path.between;
+        let alike = |path: &SitePath| path.between == [&**a, b] || path.between == [&**b, a];
+        if let Some(before) = given[first..at].iter().position(alike) {
+            let problem = format!("path[{before}] is between {a} and {b}, too");
+            return Err(Wrong::new(key(".between"), problem));
+        }
         for (from, to) in [(one, other), (other, one)] {
             paths[from][to] = path.set.over(paths[from][to]);
         }

@@ -133,6 +133,12 @@ fn what_is_not_what_it_reads_as_is_refused() {
     let site = |lines: &str| smoke.replacen("[[site]]", &format!("[[site]]\n{lines}\n[[site]]"), 1);
     let path =
         |lines: &str| smoke.replacen("[network]", &format!("[[path]]\n{lines}\n[network]"), 1);
+    let paths = |between: &str| {
+        let first = "between = [\"east\", \"west\"]\nset = { delay = \"5ms\" }";
+        path(&format!(
+            "{first}\n[[path]]\n{between}\nset = {{ loss = 0.1 }}"
+        ))
+    };
     let three = |kind: &str| {
         format!(
             "name = \"three\"\nduration = \"60s\"\nsite = [{{ name = \"a\", nodes = 3 }}]\n\
@@ -216,6 +222,15 @@ fn what_is_not_what_it_reads_as_is_refused() {
         (
             path("between = [\"east\", \"west\"]\nset = {}"),
             "path[0].set: ",
+        ),
+        // Of two that say different things, one would be left unread.
+        (
+            paths("between = [\"west\", \"east\"]"),
+            "path[1].between: path[0] is between west and east, too",
+        ),
+        (
+            paths("between = [\"east\", \"west\"]"),
+            "path[1].between: path[0] is between east and west, too",
         ),
         (
             fault("at = \"1s\"\nkind = \"cut\"\nfrom = [\"east\"]\nto = [\"!east\", \"!west\"]"),
@@ -368,6 +383,20 @@ fn mistakes_are_named_in_the_file_that_they_are_in() {
     let path = "\n[[path]]\nbetween = [\"victim\", \"rome\"]\nset = { loss = 0.1 }\n";
     let told = error(&(ddos.clone() + path), &world);
     assert!(told.starts_with("dir/ddos.toml: path[0].between"), "{told}");
+
+    // What comes on top of an included path does so once.
+    let path = "\n[[path]]\nbetween = [\"tokyo\", \"nyc\"]\nset = { loss = 0.1 }\n";
+    let read = |_: &str| Ok(world.clone());
+    let on_top = Scenario::parse_with("dir/ddos.toml", &(ddos.clone() + path), &read);
+    on_top.unwrap_or_else(|error| panic!("{error}"));
+    let told = error(&(ddos.clone() + path + path), &world);
+    assert!(
+        told.starts_with("dir/ddos.toml: path[1].between: path[0]"),
+        "{told}"
+    );
+    let told = error(&ddos, &(world.clone() + path));
+    let included = told.starts_with("dir/worlds/four-sites.toml: path[6].between");
+    assert!(included, "{told}");
 
     let twice = ddos.replace("name = \"victim\"", "name = \"nyc\"");
     let told = error(&twice, &world);
