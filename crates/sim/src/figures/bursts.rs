@@ -305,8 +305,8 @@ fn bursts_figure(effort: Effort) -> Figure {
     Figure {
         name: "e_burst_loss".to_owned(),
         title: "Bursts of loss, with and without a limit on repairs".to_owned(),
-        note: "35 members, 3 in 10 affected. Above: 50 of 100 purges/s lost, limit 10 kB a round, as in the \
-               paper. Below: the default limits, sender's uplink 20 MB/s."
+        note: "35 members. Above: 3 in 10 miss 50 purges each 20 s, limit 10 kB a round, as in the paper. Below: \
+               the default limits, sender's uplink 20 MB/s."
             .to_owned(),
         panels,
         checks: burst_checks(&of_the_paper, &of_a_minute),

@@ -8,9 +8,9 @@ use super::clip::{stairs, within_frame};
 use super::{Area, Colour, Corner, Drawn, INK, Mark, Panel, Rule, Series, TEXT_PX, text};
 
 const PANEL_TITLE_PX: f64 = 14.0;
-/// Width of an average character, in parts of its height, in the widest of the usual fonts. There
-/// is nobody to ask: the reader's browser chooses the font.
-const CHARACTER_EM: f64 = 0.56;
+/// Width of an average character, in parts of its height, in the widest of the usual fonts and of words with many
+/// wide letters. There is nobody to ask: the reader's browser chooses the font.
+const CHARACTER_EM: f64 = 0.6;
 const FAINT: RGBColor = RGBColor(0xe4, 0xe4, 0xe0);
 const SHADE: RGBColor = RGBColor(0xf0, 0xee, 0xe6);
 
