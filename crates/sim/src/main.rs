@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use clap::{Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use powderhorn_sim::converge::{self, ConvergeArgs};
+use powderhorn_sim::figures::cost::{self, PointArgs};
 use powderhorn_sim::figures::footprint::{self, FootprintArgs};
 use powderhorn_sim::figures::{self, FiguresArgs};
 use powderhorn_sim::scenario::Scenario;
@@ -47,6 +48,8 @@ enum Command {
     Size(SizeArgs),
     /// Draws the figures
     Figures(FiguresArgs),
+    /// One point of the cost's curves, as a line of JSON
+    Cost(PointArgs),
     /// What a fleet takes of this process's memory; the figures ask for it
     #[command(hide = true)]
     Footprint(FootprintArgs),
@@ -117,6 +120,13 @@ fn run(command: Command) -> Result<bool, Box<dyn std::error::Error>> {
             let answer = size::run(&args);
             bar.finish_and_clear();
             say(&serde_json::to_string_pretty(&answer?)?)?;
+            Ok(true)
+        }
+        Command::Cost(args) => {
+            let bar = spinner("a fleet of so many nodes is being run");
+            let measured = cost::point(&args);
+            bar.finish_and_clear();
+            say(&serde_json::to_string(&measured)?)?;
             Ok(true)
         }
         Command::Footprint(args) => {

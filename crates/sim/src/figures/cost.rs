@@ -11,6 +11,7 @@ use powderhorn_protocol::config::Config;
 use powderhorn_protocol::stats::Stats;
 use powderhorn_protocol::time::Time;
 use rand::Rng;
+use serde::Serialize;
 
 use crate::fleet::{Fleet, NodeSpec, START};
 use crate::net::{Network, Path, WIRE_OVERHEAD_BYTES};
@@ -19,7 +20,7 @@ use crate::record::Recorder;
 mod drawn;
 pub mod model;
 
-pub use drawn::draw;
+pub use drawn::{PointArgs, draw, point};
 
 /// What a node keeps of a peer besides the replay window, in bytes, at most: by the peaks of resident
 /// memory of idle fleets of 250 and 500 cores, which differ by 187,500 pairs.
@@ -51,7 +52,7 @@ pub struct Load {
 }
 
 /// What came of it. Rates are means over all nodes and the time in which purges were issued.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Measured {
     /// Nodes.
     pub nodes: usize,

@@ -12,6 +12,7 @@ use crate::net::WIRE_OVERHEAD_BYTES;
 use crate::plot::{Axis, Check, Colour, Corner, Figure, Mark, Panel, Rule, Series};
 use crate::recurrence::rounds_until;
 use crate::rounds::{Exchange, Start};
+use crate::span::Span;
 
 const RATE: f64 = 125.0;
 const LOSS: f64 = 0.02;
@@ -35,6 +36,35 @@ fn load(nodes: usize, sites: usize) -> Load {
             ..Config::default()
         },
     }
+}
+
+/// Which point of the figure's curves.
+#[derive(Clone, Debug, clap::Args)]
+pub struct PointArgs {
+    /// Nodes, all of which know each other and issue
+    #[arg(long)]
+    nodes: usize,
+    /// Nodes of a site; one flat fleet if there are none
+    #[arg(long)]
+    site_nodes: Option<usize>,
+    /// For how long purges are measured; the figure does it for 20 s, or 10 s if there are more than 200 nodes
+    #[arg(long)]
+    lasts: Option<Span>,
+    /// Decides all chance; the figure's is 1
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+}
+
+/// Measures a single point.
+pub fn point(args: &PointArgs) -> Measured {
+    let sites = args
+        .site_nodes
+        .map_or(1, |of| args.nodes.div_ceil(of.max(1)));
+    let mut load = load(args.nodes, sites);
+    if let Some(Span(lasts)) = args.lasts {
+        load.lasts = lasts;
+    }
+    load.measure(args.seed)
 }
 
 /// All that was measured of one kind of fleet.
