@@ -18,9 +18,7 @@ use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::time::Time;
 use powderhorn_protocol::wire::{Datagram, Frame};
-use powderhorn_protocol::{
-    Core, Delivery, Identity, Knowledge, Outcome, PeerId, PurgeError, To, Transmit,
-};
+use powderhorn_protocol::{Core, Delivery, Identity, Outcome, PeerId, PurgeError, To, Transmit};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -116,11 +114,10 @@ struct Node {
     last_stamp: u64,
     /// Messages applied in this life of the cache, by their numbers.
     applied: Vec<u64>,
-    /// When it last took a datagram, and when another last took one of its.
+    /// When its cache was last flushed, if it was.
+    flushed: Option<Time>,
+    /// When it last took a datagram.
     heard: Time,
-    spoke: Time,
-    /// Whether one of the two was longer ago than the retention, ever.
-    was_away: bool,
 }
 
 struct Disk {
@@ -153,7 +150,7 @@ pub struct Fleet {
     /// A bug to be found.
     pub planted: Option<Bug>,
     /// Also checks each digest against what its sender holds and against the ages of what it calls expired,
-    /// and that no cache is flushed whose node was never away for longer than the retention.
+    /// and that no cache is flushed that lacks nothing which cannot be had any more.
     pub strict: bool,
     /// Also counts [`Fleet::digest_bytes`].
     pub weigh_digests: bool,
@@ -164,6 +161,8 @@ pub struct Fleet {
     /// Purges that nobody can get any more, because all that held them had no room: see
     /// [`Fleet::close_lost`].
     pub lost_for_room: u64,
+    /// Caches that were flushed.
+    pub flushed: u64,
     seed: u64,
     queue: Queue<Event>,
     nodes: Vec<Node>,
@@ -195,9 +194,8 @@ impl Fleet {
             wall_ahead_ms: 0,
             last_stamp: 0,
             applied: Vec::new(),
+            flushed: None,
             heard: START,
-            spoke: START,
-            was_away: false,
         });
         let mut fleet = Fleet {
             now: START,
@@ -211,6 +209,7 @@ impl Fleet {
             digest_bytes: 0,
             lost_with_issuer: 0,
             lost_for_room: 0,
+            flushed: 0,
             seed,
             queue: Queue::new(),
             nodes: nodes.collect(),
@@ -303,12 +302,19 @@ impl Fleet {
             None => (MemoryStore::new(), Vec::new()),
         };
         let here = now + node.spec.boot_ahead;
-        let mut core = Core::new(identity, node.spec.config.clone(), store, rng, here, here);
+        let mut config = node.spec.config.clone();
+        match self.planted {
+            Some(Bug::ShortMemory) => config.retention /= 2,
+            Some(Bug::LongMemory) => config.retention *= 2,
+            _ => {}
+        }
+        let mut core = Core::new(identity, config, store, rng, here, here);
         for (stream, held) in &held {
             core.restore(*stream, held);
         }
         node.core = Some(core);
         node.cache_started = now;
+        node.flushed = None;
         node.applied.clear();
         node.busy_until = now;
         let peers = match &node.spec.peers {
@@ -371,24 +377,34 @@ impl Fleet {
         }
     }
 
-    /// Whether a node lacks a purge that nobody holds any more.
+    /// Whether a purge that may concern a node's cache has not come to it and cannot be had any more.
     fn lacks_what_is_gone(&self, index: usize) -> bool {
-        let Some(core) = &self.nodes[index].core else {
-            return false;
-        };
+        let node = &self.nodes[index];
+        let empty = node.flushed.unwrap_or(node.cache_started);
+        let oldest = empty - node.spec.config.join_margin;
         let lacks = |number: &u32| {
-            let id = self.issued[*number as usize].id;
-            core.knows(id) == Knowledge::Unknown
+            let issued = &self.issued[*number as usize];
+            issued.at >= oldest && !has(&node.applied, *number as usize)
         };
         let mut lacking = (0..self.issued.len() as u32).filter(lacks);
-        lacking.any(|number| !self.anybody_holds(number))
+        // Who stands still or is busy may still hold what is too old, and will never give it.
+        lacking.any(|number| {
+            let age = self.now.since(self.issued[number as usize].at);
+            let mut holders = self.holders(number);
+            holders.all(|node| node.spec.config.retention <= age)
+        })
     }
 
     fn anybody_holds(&self, number: u32) -> bool {
+        self.holders(number).next().is_some()
+    }
+
+    /// The nodes that hold a purge, or whose disk does.
+    fn holders(&self, number: u32) -> impl Iterator<Item = &Node> {
         let id = self.issued[number as usize].id;
         self.nodes
             .iter()
-            .any(|node| match (&node.core, &node.disk) {
+            .filter(move |node| match (&node.core, &node.disk) {
                 (Some(core), _) => core
                     .streams()
                     .any(|view| view.id == id.stream && view.held.contains(id.seq)),
@@ -608,9 +624,7 @@ impl Fleet {
         let now = self.now;
         let node = &mut self.nodes[index];
         let Some(core) = &mut node.core else { return };
-        let retention = node.spec.config.retention;
-        node.was_away |= now.since(node.heard) > retention;
-        node.heard = now;
+        let silent = now.since(std::mem::replace(&mut node.heard, now));
         let before = core.stats().recovered;
         core.handle_datagram(now + node.spec.boot_ahead, PeerId(from), bytes);
         let recovered = core.stats().recovered - before;
@@ -623,17 +637,9 @@ impl Fleet {
         if recovered > 0 {
             self.record.recovered(now, index, recovered);
         }
-        let sender = &mut self.nodes[from as usize];
-        sender.was_away |= now.since(sender.spoke) > sender.spec.config.retention;
-        sender.spoke = now;
-    }
-
-    /// Whether a node was cut off, frozen or down for longer than the retention, or is now.
-    fn was_away(&self, index: usize) -> bool {
-        let node = &self.nodes[index];
-        let retention = node.spec.config.retention;
-        let longer = |since: Time| self.now.since(since) > retention;
-        node.was_away || longer(node.heard) || longer(node.spoke)
+        if self.planted == Some(Bug::NeedlessFlush) && silent > planted::SILENCE {
+            self.flush(index);
+        }
     }
 
     /// Takes out of a core all that it has to say.
@@ -766,16 +772,8 @@ impl Fleet {
     fn deliver(&mut self, index: usize, delivery: &Delivery) {
         let id = delivery.id;
         if id.seq == 0 {
-            if self.strict && !self.was_away(index) && !self.lacks_what_is_gone(index) {
-                self.violate(format!(
-                    "the cache of node {index} was flushed, which was never away for longer than the \
-                     retention and lacks nothing that is gone"
-                ));
-                return;
-            }
-            // Its cache is flushed, so it lacks nothing of what was issued before.
-            for &number in &self.open.clone() {
-                self.settle(number, index);
+            if self.planted != Some(Bug::ForgottenFlush) {
+                self.flush(index);
             }
             self.answer(index, id, Outcome::Applied);
             return;
@@ -814,6 +812,21 @@ impl Fleet {
         };
         let time = self.now + after * node.in_cache as u32;
         self.queue.push(time, answered);
+    }
+
+    /// Flushes a node's cache, so that it lacks nothing of what was issued before.
+    fn flush(&mut self, index: usize) {
+        if self.strict && !self.lacks_what_is_gone(index) {
+            self.violate(format!(
+                "the cache of node {index} was flushed, which lacks nothing that is gone"
+            ));
+            return;
+        }
+        self.flushed += 1;
+        self.nodes[index].flushed = Some(self.now);
+        for &number in &self.open.clone() {
+            self.settle(number, index);
+        }
     }
 
     /// The cache's answer.

@@ -1,6 +1,8 @@
 //! Bugs on purpose, so that the swarm can be seen to find what it is for. Each sits where the simulator
 //! drives the cores; the cores are the production ones. And the check that only such a bug can fail.
 
+use std::time::Duration;
+
 use powderhorn_protocol::Core;
 use powderhorn_protocol::id::StreamId;
 use powderhorn_protocol::store::MemoryStore;
@@ -22,11 +24,27 @@ pub enum Bug {
     OverclaimedAnswer,
     /// A purge that the cache failed to apply is never said to have failed.
     ForgottenInFlight,
+    /// A flush is said to be done and is not.
+    ForgottenFlush,
+    /// The cache of a node that has heard nothing for [`SILENCE`] is flushed.
+    NeedlessFlush,
+    /// Messages are forgotten after half of the retention.
+    ShortMemory,
+    /// Messages are held for twice the retention.
+    LongMemory,
 }
+
+/// After which a node with [`Bug::NeedlessFlush`] flushes its cache.
+pub const SILENCE: Duration = Duration::from_secs(30);
 
 /// Has a datagram say what a core with this bug would say.
 pub fn corrupt(bug: Bug, payload: &mut Vec<u8>) {
-    if matches!(bug, Bug::EpochReuse | Bug::ForgottenInFlight) {
+    let of_digests = [
+        Bug::OverclaimedDigest,
+        Bug::OverclaimedFloor,
+        Bug::OverclaimedAnswer,
+    ];
+    if !of_digests.contains(&bug) {
         return;
     }
     let Ok(datagram) = Datagram::parse(payload) else {

@@ -3,7 +3,7 @@
 //! Each seed draws its own world and leaves whole kinds of faults out, so that rare combinations of the
 //! others come up. Safety is checked all along (see [`crate::fleet`]); after the peace every purge has to
 //! be on every node that could hold its object, within [`PEACE_MAX`], and then the fleet has to be quiet.
-//! In some worlds nodes have so little room that they drop purges that others lack.
+//! In some worlds nodes have so little room that they drop purges that others lack. Others grow [old](age).
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -21,6 +21,10 @@ use crate::net::{Change, Network, Nodes, Pairs, Path};
 use crate::planted::Bug;
 use crate::record::Recorder;
 use crate::scenario::NodeConfig;
+
+mod age;
+
+use age::Age;
 
 /// How long a fleet may take to agree once nothing goes wrong any more.
 const PEACE_MAX: Duration = Duration::from_secs(120);
@@ -107,6 +111,10 @@ pub struct Done {
     pub purges: u64,
     /// Of these, lost with the only node that held them.
     pub lost_with_issuer: u64,
+    /// Worlds that grew old.
+    pub aged: u64,
+    /// Caches that were flushed.
+    pub flushed: u64,
     /// Hash of all traces.
     pub trace: String,
     /// Of these, dropped for want of room by all that held them.
@@ -129,6 +137,8 @@ pub fn run(args: &SwarmArgs, each: &mut dyn FnMut()) -> Done {
         done.purges += world.fleet.issued();
         done.lost_with_issuer += world.fleet.lost_with_issuer;
         done.lost_for_room += world.fleet.lost_for_room;
+        done.aged += u64::from(world.age.is_some());
+        done.flushed += world.fleet.flushed;
         done.agreed_s_max = done.agreed_s_max.max(world.agreed.as_secs_f64());
         trace = trace.rotate_left(1) ^ world.fleet.trace();
         let found = world.problem.is_some();
@@ -185,7 +195,10 @@ struct World {
     fleet: Fleet,
     rng: StdRng,
     faults: Faults,
+    /// Of a world that grows old.
+    age: Option<Age>,
     problem: Option<String>,
+    /// The longest time from a peace to the agreement.
     agreed: Duration,
     /// Of each node: the last rounds, and one sample from before.
     samples: Vec<VecDeque<Sample>>,
@@ -193,6 +206,7 @@ struct World {
 
 /// Runs one seed through.
 fn one(seed: u64, planted: Option<Bug>) -> World {
+    let mut age = Age::of(seed);
     let mut rng = StdRng::seed_from_u64(seed ^ 0x5eed_5eed);
     let mut some = |share| rng.random_bool(share);
     let faults = Faults {
@@ -207,12 +221,14 @@ fn one(seed: u64, planted: Option<Bug>) -> World {
         clocks: some(0.3),
         applies: some(0.5),
         bursts: some(0.4),
-        room: some(0.3),
+        // What was dropped for want of room is told apart from what has expired.
+        room: some(0.3) && age.is_none(),
     };
     let mut world = World {
-        fleet: fleet(seed, &mut rng, faults),
+        fleet: fleet(seed, &mut rng, faults, age.as_mut()),
         rng,
         faults,
+        age: None,
         problem: None,
         agreed: Duration::ZERO,
         samples: Vec::new(),
@@ -229,21 +245,25 @@ fn one(seed: u64, planted: Option<Bug>) -> World {
         let pause = world.rng.random_range(0..20_000);
         world.fleet.run(Duration::from_micros(pause));
         world.check_room();
-        if world.fleet.violation.is_some() || world.problem.is_some() {
+        let long = age.is_some() && world.fleet.now.since(START) > age::EARLY_FAULTS_MAX;
+        if long || !world.is_well() {
             break;
         }
     }
-    if world.problem.is_none() {
-        world.peace();
-        world.agree();
+    world.agree_in_peace();
+    if let Some(age) = &mut age {
+        world.grow_old(age);
+        world.agree_in_peace();
+        world.forget();
     }
+    world.age = age;
     if let Some(what) = world.fleet.violation.take() {
         world.problem = Some(what);
     }
     world
 }
 
-fn fleet(seed: u64, rng: &mut StdRng, faults: Faults) -> Fleet {
+fn fleet(seed: u64, rng: &mut StdRng, faults: Faults, mut age: Option<&mut Age>) -> Fleet {
     let count = rng.random_range(2..9_usize);
     let sites = rng.random_range(1..4_usize);
     let specs = (0..count).map(|node| {
@@ -255,6 +275,9 @@ fn fleet(seed: u64, rng: &mut StdRng, faults: Faults) -> Fleet {
         config.replay_window = rng.random_range(256..8_192);
         if faults.room {
             config.retention_bytes = rng.random_range(10 * PURGE_BYTES..400 * PURGE_BYTES);
+        }
+        if let Some(age) = &mut age {
+            age.configure(&mut config);
         }
         NodeSpec {
             boot_ahead: Duration::from_millis(rng.random_range(0..3_000_000_000)),
@@ -452,6 +475,18 @@ impl World {
         }
     }
 
+    /// Whether nothing has gone wrong as yet.
+    fn is_well(&self) -> bool {
+        self.problem.is_none() && self.fleet.violation.is_none()
+    }
+
+    fn agree_in_peace(&mut self) {
+        if self.is_well() {
+            self.peace();
+            self.agree();
+        }
+    }
+
     /// Nothing is lost any more, everybody runs, every cache works.
     fn peace(&mut self) {
         let fleet = &mut self.fleet;
@@ -484,7 +519,7 @@ impl World {
                 fleet.close_lost();
             }
         }
-        self.agreed = fleet.now.since(begin);
+        self.agreed = self.agreed.max(fleet.now.since(begin));
         let repairs = |fleet: &Fleet| -> u64 {
             let cores = (0..fleet.len()).filter_map(|node| fleet.core(node));
             cores.map(|core| core.stats().repairs_out).sum()

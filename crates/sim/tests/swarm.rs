@@ -15,6 +15,9 @@ fn random_fleets_agree_after_random_faults() {
         done.lost_for_room > 0,
         "nothing was dropped for want of room"
     );
+    // Some grew so old that purges were missed for good.
+    assert!(done.aged > 50, "only {} grew old", done.aged);
+    assert!(done.flushed > 50, "only {} flushes", done.flushed);
 }
 
 /// Of one of these the clock stood still: a flush was due, and the cache took nothing.
@@ -44,6 +47,10 @@ fn each_planted_bug_is_found_within_a_thousand_seeds() {
         (Bug::OverclaimedFloor, "has expired, which is"),
         (Bug::OverclaimedAnswer, "no agreement"),
         (Bug::ForgottenInFlight, "no agreement"),
+        (Bug::ForgottenFlush, "no agreement"),
+        (Bug::NeedlessFlush, "lacks nothing that is gone"),
+        (Bug::ShortMemory, "has expired, which is"),
+        (Bug::LongMemory, "for longer than its retention"),
     ] {
         let done = run(&SwarmArgs::new((0, 1_000), Some(bug)), &mut || ());
         let found = done.failures.first();
