@@ -505,6 +505,11 @@ impl Fleet {
         self.issued.len() as u64
     }
 
+    /// Nodes that may hold the object and have not applied this purge.
+    pub fn missing(&self, number: u32) -> u32 {
+        self.issued[number as usize].missing
+    }
+
     /// Purges that some node which may hold the object has not applied.
     pub fn incomplete(&self) -> u64 {
         self.open.len() as u64

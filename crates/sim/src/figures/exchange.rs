@@ -8,7 +8,10 @@
 //! sender lacks, which is two datagrams instead of three; and the production core does not rely on
 //! the rounds alone.
 
+use std::ops::Range;
 use std::path::Path;
+
+use powderhorn_protocol::bounds::{REDUNDANT_AGE_MAX, REDUNDANT_MESSAGES_MAX};
 
 use super::{Effort, FigureError};
 use crate::plot::{Axis, Check, Colour, Corner, Figure, Mark, Panel, Rule, Series};
@@ -25,19 +28,16 @@ const SOURCE: &str = "a computation of the same recurrence made before this one"
 pub const ROUNDS_OF_A_DAY: u64 = 345_600;
 
 /// How often a message is in the datagrams that disseminate it when the node goes on issuing: once
-/// itself, and in the next eight (`powderhorn_protocol::bounds::REDUNDANT_MESSAGES_MAX`).
-pub const COPIES: u32 = 1 + powderhorn_protocol::bounds::REDUNDANT_MESSAGES_MAX as u32;
+/// itself, and in the next eight ([`REDUNDANT_MESSAGES_MAX`]).
+pub const COPIES: u32 = 1 + REDUNDANT_MESSAGES_MAX as u32;
 
-/// Solicits to the origin per round of 250 ms and node, when the origin goes on issuing
-/// `purges_per_second`, each in a datagram of its own.
-///
-/// Each datagram that arrives shows the gaps before it. The core asks for those 4 ms later and then
-/// after two, four and eight round trips: four times, if the round trip is the 30 ms it assumes. It
-/// asks for nothing twice within two round trips, which is four times a round at most.
-pub fn solicits_per_round(purges_per_second: f64, loss: f64) -> f64 {
+/// Datagrams with a message, the first one included, that have left when `rounds` rounds of 250 ms are over, if the
+/// origin goes on issuing `purges_per_second`: a purge's datagram repeats the last eight of 2 s.
+fn copies_by(rounds: u64, purges_per_second: f64) -> u32 {
     const ROUND_SECONDS: f64 = 0.25;
-    let arrivals = purges_per_second * ROUND_SECONDS * (1.0 - loss);
-    (4.0 * arrivals).min(4.0)
+    let time = (rounds as f64 * ROUND_SECONDS).min(REDUNDANT_AGE_MAX.as_secs_f64());
+    let later = (time * purges_per_second) as u32;
+    1 + later.min(COPIES - 1)
 }
 
 /// Coverage after 10 rounds among 100 nodes, by the recurrence, in percent: loss in percent, one
@@ -54,17 +54,24 @@ pub const TABLE: [(f64, f64, f64, Option<f64>); 5] = [
 pub const ROUNDS_TO_A_MILLIONTH: [(f64, u64, u64); 3] =
     [(30.0, 38, 13), (50.0, 111, 34), (90.0, 15_885, 1_440)];
 
-/// The production core at a loss, when the origin goes on issuing.
-fn ours(loss: f64, purges_per_second: f64) -> (Exchange, Start) {
-    let exchange = Exchange {
-        solicits_per_round: solicits_per_round(purges_per_second, loss),
-        ..Exchange::real(NODES, loss, true)
-    };
-    let start = Start {
-        holders: 1.0,
-        copies: COPIES,
-    };
-    (exchange, start)
+/// Push-pull after a broadcast, as far as `rounds`, of an origin that goes on issuing. That gaps are asked for at
+/// once is left out: the production core gains little by it where much is lost.
+pub fn repeated(loss: f64, purges_per_second: f64, rounds: u64) -> Chain {
+    let mut chain = Chain::new(&Exchange::real(NODES, loss, true), Start::broadcast());
+    advance(&mut chain, loss, purges_per_second, 0..rounds);
+    chain
+}
+
+/// Plays these rounds, in each of which the origin sends some of its copies.
+fn advance(chain: &mut Chain, loss: f64, purges_per_second: f64, mut rounds: Range<u64>) {
+    let copies = |round| copies_by(round, purges_per_second);
+    while !rounds.is_empty() && copies(rounds.start) < copies(u64::MAX) {
+        chain.advance(1);
+        let sent = copies(rounds.start + 1) - copies(rounds.start);
+        chain.send(loss.powf(f64::from(sent)));
+        rounds.start += 1;
+    }
+    chain.advance(rounds.end - rounds.start);
 }
 
 /// Draws the figure.
@@ -88,8 +95,15 @@ pub fn draw(out: &Path, effort: Effort) -> Result<(), FigureError> {
     Ok(figure.write(out)?)
 }
 
-/// Expected share without the message at about `per_decade` rounds a decade.
-fn course(exchange: &Exchange, start: Start, upto: f64, per_decade: u32) -> Vec<(f64, f64)> {
+/// Expected share without the message at about `per_decade` rounds a decade, of an origin that issues so many purges/s
+/// more.
+fn course(
+    exchange: &Exchange,
+    start: Start,
+    purges_per_second: f64,
+    upto: f64,
+    per_decade: u32,
+) -> Vec<(f64, f64)> {
     let mut chain = Chain::new(exchange, start);
     let mut played = 0;
     let mut points = Vec::new();
@@ -99,7 +113,8 @@ fn course(exchange: &Exchange, start: Start, upto: f64, per_decade: u32) -> Vec<
             break;
         }
         if rounds as u64 > played {
-            chain.advance(rounds as u64 - played);
+            let next = played..rounds as u64;
+            advance(&mut chain, exchange.loss, purges_per_second, next);
             played = rounds as u64;
             points.push((rounds, chain.residual()));
         }
@@ -123,7 +138,7 @@ fn both(panel: &mut Panel, start: Start, per_decade: u32, value: fn(f64) -> f64,
             (false, Mark::Dashed, format!("{percent} % lost, push")),
         ] {
             let exchange = Exchange::real(NODES, percent / 100.0, push_pull);
-            let points = course(&exchange, start, 3e6, per_decade);
+            let points = course(&exchange, start, 0.0, 3e6, per_decade);
             let points = points.into_iter().map(|(x, y)| (x, value(y)));
             let mut series = Series::new(name, mark, colour, points).unit(unit);
             series.unlisted = !push_pull;
@@ -174,18 +189,13 @@ fn redundancy(per_decade: u32) -> Panel {
         (90.0, Colour::Orange),
     ] {
         let loss = percent / 100.0;
-        let plain = course(
-            &Exchange::real(NODES, loss, true),
-            Start::broadcast(),
-            1e4,
-            per_decade,
-        );
+        let exchange = Exchange::real(NODES, loss, true);
+        let of = |rate| course(&exchange, Start::broadcast(), rate, 1e4, per_decade);
         let name = format!("{percent} %, plain");
         panel
             .series
-            .push(Series::new(name, Mark::Dashed, colour, plain).unit("share"));
-        let (exchange, start) = ours(loss, 6.25);
-        let points = course(&exchange, start, 1e4, per_decade);
+            .push(Series::new(name, Mark::Dashed, colour, of(0.0)).unit("share"));
+        let points = of(6.25);
         let name = format!("{percent} %, ours");
         panel
             .series
@@ -202,52 +212,14 @@ fn a_day(per_decade: u32) -> Panel {
         residual_axis(),
     );
     panel.legend = Corner::BottomLeft;
-    let real = |push_pull| Exchange::real(NODES, 0.99, push_pull);
-    let repeated = Start {
-        holders: 1.0,
-        copies: COPIES,
-    };
-    let (at_125, _) = ours(0.99, 6.25);
-    let (at_1000, _) = ours(0.99, 50.0);
     let curves = [
-        (
-            "push",
-            Mark::Dashed,
-            Colour::Grey,
-            real(false),
-            Start::broadcast(),
-        ),
-        (
-            "push-pull",
-            Mark::Dashed,
-            Colour::Blue,
-            real(true),
-            Start::broadcast(),
-        ),
-        (
-            "9 copies sent",
-            Mark::Line,
-            Colour::Green,
-            real(true),
-            repeated,
-        ),
-        (
-            "+ gaps, 125/s",
-            Mark::Line,
-            Colour::Orange,
-            at_125,
-            repeated,
-        ),
-        (
-            "+ gaps, 1,000/s",
-            Mark::Line,
-            Colour::Vermilion,
-            at_1000,
-            repeated,
-        ),
+        ("push", Mark::Dashed, Colour::Grey, false, 0.0),
+        ("push-pull", Mark::Dashed, Colour::Blue, true, 0.0),
+        ("9 copies sent", Mark::Line, Colour::Green, true, 50.0),
     ];
-    for (name, mark, colour, exchange, start) in curves {
-        let points = course(&exchange, start, 1e6, per_decade);
+    for (name, mark, colour, push_pull, rate) in curves {
+        let exchange = Exchange::real(NODES, 0.99, push_pull);
+        let points = course(&exchange, Start::broadcast(), rate, 1e6, per_decade);
         panel
             .series
             .push(Series::new(name, mark, colour, points).unit("share"));
@@ -335,31 +307,14 @@ fn checks() -> Vec<Check> {
         );
     }
     // The twelve nines of the talk, and how the production core comes by them.
-    let expected = |exchange: &Exchange, start: Start, rounds: u64| {
-        let mut chain = Chain::new(exchange, start);
-        chain.advance(rounds);
-        chain.residual().log10()
-    };
     let talk = "the talk \"Prototypes, Papers, and Production\": 99.9999999999 %";
-    let plain = Exchange::real(NODES, 0.99, true);
-    let (busy, repeated) = ours(0.99, 50.0);
-    let (calm, _) = ours(0.99, 6.25);
-    for (what, exchange, start) in [
-        ("push-pull after one broadcast", plain, Start::broadcast()),
-        ("the same, 9 copies sent", plain, repeated),
-        (
-            "the same, gaps asked for at 125 purges/s of the fleet",
-            calm,
-            repeated,
-        ),
-        (
-            "the same, gaps asked for at 1,000 purges/s of the fleet",
-            busy,
-            repeated,
-        ),
+    for (what, rate) in [
+        ("push-pull after one broadcast", 0.0),
+        ("the same, 9 copies sent, 125 purges/s of the fleet", 6.25),
+        ("the same, 9 copies sent, 1,000 purges/s of the fleet", 50.0),
     ] {
         for rounds in [80_000, ROUNDS_OF_A_DAY] {
-            let ours = expected(&exchange, start, rounds);
+            let ours = repeated(0.99, rate, rounds).residual().log10();
             let what = format!("share without it, 99 % lost, {rounds} rounds, {what}");
             check(what, "log10", ours, -12.0, talk);
         }

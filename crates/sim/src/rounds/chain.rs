@@ -63,6 +63,13 @@ impl Chain {
         }
     }
 
+    /// Sends it to all that lack it, each of whom misses that with probability `lost`.
+    pub fn send(&mut self, lost: f64) {
+        let reached = |s: usize| binomial(self.nodes - s, 1.0 - lost);
+        let step: Vec<_> = (0..=self.nodes).map(reached).collect();
+        self.distribution = apply(&step, &self.distribution);
+    }
+
     /// Probability of each number of holders, from 0 to all nodes.
     pub fn distribution(&self) -> &[f64] {
         &self.distribution
