@@ -251,7 +251,7 @@ pub struct Limits {
     /// `limits.round`: time between two digests to a random peer. 20 ms to 1 minute; default
     /// 250 ms. A lost purge is mended within about one round; shorter rounds cost more datagrams.
     pub round: Duration,
-    /// `limits.own_site_percent`: share of rounds that go to the own site. 0 to 100; default 30.
+    /// `limits.own_site_percent`: share of rounds that go to the own site. 0 to 95; default 30.
     pub own_site_percent: u32,
     /// `limits.repair_bytes_peer`: repairs sent to one peer in a round. 4 KiB to 1 GiB; default
     /// 128 KiB. More recovers faster from a long cut and makes larger bursts.

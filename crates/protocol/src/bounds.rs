@@ -163,6 +163,10 @@ pub const MENTION_RETENTIONS: u32 = 2;
 /// and it is remembered for longer, or a peer that speaks of it still would make it new.
 pub const FORGET_RETENTIONS: u32 = 3;
 
+/// Largest share of rounds that go to the own site, in percent: who gossiped within its site only could neither mend the
+/// others nor tell them that something has expired.
+pub const OWN_SITE_PERCENT_MAX: u32 = 95;
+
 /// Rounds for which members are listened to before a message is held to have expired everywhere.
 pub const EVIDENCE_ROUNDS: u64 = 40;
 

@@ -14,7 +14,7 @@ pub struct Config {
     /// a lost purge is mended within about one round. Default 250 ms.
     pub round: Duration,
     /// Share of rounds that go to a peer of the own site, in percent. Uniform choice lets a few
-    /// nodes that only their site can reach wait long. Default 30.
+    /// nodes that only their site can reach wait long. At most [`crate::bounds::OWN_SITE_PERCENT_MAX`]; default 30.
     pub own_site_percent: u32,
     /// Bytes of repairs sent to one peer in one round. Default 128 KiB.
     pub repair_bytes_peer: u64,

@@ -6,7 +6,8 @@ use std::time::Duration;
 use rand::{Rng, RngCore};
 
 use crate::bounds::{
-    CHALLENGE_INTERVAL_MAX, CHALLENGE_INTERVAL_MIN, EXPLORE_ONE_IN, PEER_SILENT_MIN,
+    CHALLENGE_INTERVAL_MAX, CHALLENGE_INTERVAL_MIN, EXPLORE_ONE_IN, OWN_SITE_PERCENT_MAX,
+    PEER_SILENT_MIN,
 };
 use crate::core::{Core, Event, To, Transmit};
 use crate::peer::{Peer, PeerId, Session};
@@ -237,9 +238,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// held to be down, so that the end of a cut is noticed.
     pub(crate) fn choose_peer(&mut self) -> Option<PeerId> {
         let explore = self.rng.random_ratio(1, EXPLORE_ONE_IN);
-        let near = self
-            .rng
-            .random_ratio(self.config.own_site_percent.min(100), 100);
+        let near = self.config.own_site_percent.min(OWN_SITE_PERCENT_MAX);
+        let near = self.rng.random_ratio(near, 100);
         let (roster, rng) = (&mut self.roster, &mut self.rng);
         let down = if explore { roster.down.pick(rng) } else { None };
         let near = if near { roster.near.pick(rng) } else { None };

@@ -176,8 +176,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 .ranges()
                 .next()
                 .map_or(u64::MAX, |range| *range.start());
-            // Also if it was asked for nothing older: the asker may not have heard of that.
-            if young > 1 && asked_first <= young {
+            // Also if it was asked for nothing older: the asker may not have heard of that. A question that answers
+            // no digest may have waited for any time, in which what it is about has grown older.
+            if solicit.round != 0 && young > 1 && asked_first <= young {
                 if let Some(peer) = self.peers.get_mut(from) {
                     peer.floors.insert(entry.stream, young);
                     self.repairing.insert(from);

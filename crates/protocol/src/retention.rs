@@ -79,7 +79,12 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
         }
         for id in empty {
-            self.forget_stream(id);
+            // A node that is there may go on with its stream after any silence: to who has forgotten it, all that it
+            // issued before would be lacking.
+            let mut later = self.streams.range(id..=*StreamId::all_of(id.node).end());
+            if later.nth(1).is_some() || !self.roster.has_node(id.node) {
+                self.forget_stream(id);
+            }
         }
         // The oldest of all streams go first, a few at a time, and not so many that others have to wait.
         for _ in 0..EVICT_BATCHES_ROUND {

@@ -117,3 +117,43 @@ fn what_is_older_than_the_cache_leaves_no_gaps_behind() {
     assert_eq!(wanted(&core), 0);
     assert_eq!(core.stats().skipped, 1_999);
 }
+
+/// A node that was silent for so long that all it had issued is forgotten issues again, in the same stream.
+#[test]
+fn what_was_applied_long_ago_is_not_lacking_when_its_node_issues_again() {
+    let mut fleet = Fleet::new(7, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 5);
+    // One of them is cut off for all that time.
+    fleet.cut(&[3], &[0, 1, 2], true);
+    fleet.run(secs(4 * RETENTION + 300));
+    let late = fleet.issue(0);
+    fleet.run(secs(20));
+    fleet.cut(&[3], &[0, 1, 2], false);
+    fleet.run(secs(60));
+    for node in &fleet.nodes {
+        assert_eq!(node.flushes.len(), 0);
+        assert_eq!(wanted(&node.core), 0);
+        assert!(node.applied.contains_key(&late));
+    }
+}
+
+/// It says how old a purge may be, and while it waits the purge grows older.
+#[test]
+fn a_question_that_waited_is_not_answered_by_a_floor() {
+    let mut fleet = Fleet::new(9, 2, &config());
+    fleet.settle();
+    fleet.issue(0);
+    fleet.run(secs(1));
+    fleet.cut(&[0], &[1], true);
+    for _ in 0..100 {
+        fleet.issue(0);
+        fleet.run(ms(1));
+    }
+    fleet.cut(&[0], &[1], false);
+    fleet.issue(0);
+    fleet.freeze(0);
+    fleet.run(secs(60));
+    fleet.thaw(0);
+    fleet.converge(secs(20));
+}

@@ -20,11 +20,14 @@ fn random_fleets_agree_after_random_faults() {
     assert!(done.flushed > 50, "only {} flushes", done.flushed);
 }
 
-/// Of one of these the clock stood still: a flush was due, and the cache took nothing.
+/// In 2017 a stream was forgotten while its node lived, in 3923 a purge was on its way to who said that it was not there,
+/// and of 7802 the clock stood still: a flush was due, and the cache took nothing.
 #[test]
 fn worlds_that_once_went_wrong_do_not_any_more() {
-    let done = run(&SwarmArgs::new((7_800, 7_810), None), &mut || ());
-    assert!(done.failures.is_empty(), "{:#?}", done.failures);
+    for seed in [2_017, 3_923, 7_802] {
+        let done = run(&SwarmArgs::new((seed, seed + 1), None), &mut || ());
+        assert!(done.failures.is_empty(), "{:#?}", done.failures);
+    }
 }
 
 #[test]

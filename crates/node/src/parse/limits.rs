@@ -93,7 +93,7 @@ impl Source<'_> {
             limits.round = duration(self.duration("limits.round", raw, 20..=MINUTE_MS)?);
         }
         if let Some(raw) = &raw.own_site_percent {
-            limits.own_site_percent = self.number("limits.own_site_percent", raw, 0..=100)? as u32;
+            limits.own_site_percent = self.number("limits.own_site_percent", raw, 0..=95)? as u32;
         }
         if let Some(raw) = &raw.repair_bytes_peer {
             limits.repair_bytes_peer =

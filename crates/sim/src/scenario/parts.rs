@@ -179,7 +179,7 @@ impl NodeConfig {
         }
         let percent = self.own_site_percent.map(u64::from);
         let numbers = [
-            ("own_site_percent", percent, 0, 100),
+            ("own_site_percent", percent, 0, 95),
             (
                 "repair_bytes_peer",
                 self.repair_bytes_peer,

@@ -19,10 +19,13 @@ use crate::net::{Change, Nodes, Pairs};
 
 /// Share of the worlds that grow old.
 const SHARE: f64 = 0.25;
-/// How long all kinds of faults may go on before the first agreement. No message expires in this time, and no
-/// question waits at a node that stands still for longer than the shortest margin: what it is about would be taken
-/// for older than the cache of who asked.
+/// How long all kinds of faults may go on before the first agreement. No message expires in this time.
 pub(super) const EARLY_FAULTS_MAX: Duration = Duration::from_secs(15);
+/// Share of the old worlds in which some nodes are silent until all that they had issued is forgotten.
+const SILENCE_SHARE: f64 = 0.2;
+/// How long that takes, in retentions and in rounds.
+const SILENCE_RETENTIONS: u32 = 4;
+const SILENCE_ROUNDS: u32 = 1_100;
 /// Rounds of a node that may go to its own site, in percent.
 const OWN_SITE_PERCENT_MAX: u32 = 70;
 
@@ -35,13 +38,17 @@ pub(super) struct Age {
     /// Other nodes' are up to twice as long.
     uneven: bool,
     join_margin: Duration,
+    /// Whether some nodes are silent for long.
+    silence: bool,
 }
 
 impl Age {
     /// That of a seed's world, if it is to grow old.
     pub fn of(seed: u64) -> Option<Age> {
         let mut rng = StdRng::seed_from_u64(seed ^ 0x0ca5_7a9e);
+        let silence = StdRng::seed_from_u64(seed ^ 0x51e7).random_bool(SILENCE_SHARE);
         rng.random_bool(SHARE).then(|| Age {
+            silence,
             retention: Duration::from_millis(rng.random_range(60_000..150_000)),
             uneven: rng.random_bool(0.3),
             join_margin: Duration::from_millis(rng.random_range(20_000..60_000)),
@@ -51,7 +58,7 @@ impl Age {
 
     /// Sets what a node is to be told.
     pub fn configure(&mut self, config: &mut Config) {
-        // A flush waits for all members to be heard: of who gossips within its site only, it never comes.
+        // A flush waits until members have been heard: of who gossips within its site nearly always, that takes long.
         config.own_site_percent = config.own_site_percent.min(OWN_SITE_PERCENT_MAX);
         config.join_margin = self.join_margin;
         config.retention = self.retention;
@@ -67,6 +74,11 @@ impl World {
         let longest = (0..self.fleet.len()).map(|node| self.fleet.config(node).retention);
         let longest = longest.max().unwrap_or(age.retention);
         self.go_on(age, longest * 2 + age.join_margin, 10.0);
+        if age.silence {
+            let rounds = (0..self.fleet.len()).map(|node| self.fleet.config(node).round);
+            let rounds = rounds.max().unwrap_or_default() * SILENCE_ROUNDS;
+            self.keep_on(age, longest * SILENCE_RETENTIONS + rounds, 30.0, 0.5);
+        }
 
         self.leave(age);
         let lasts = age.retention.mul_f64(age.rng.random_range(0.1..1.5));
@@ -113,9 +125,15 @@ impl World {
 
     /// Purges for so long, here and there, with pauses of up to `pause` s between them.
     fn go_on(&mut self, age: &mut Age, lasts: Duration, pause: f64) {
+        self.keep_on(age, lasts, pause, 1.0);
+    }
+
+    /// The same, at a share of the nodes only.
+    fn keep_on(&mut self, age: &mut Age, lasts: Duration, pause: f64, share: f64) {
         let end = self.fleet.now + lasts;
+        let last = (self.fleet.len() as f64 * share).ceil() as usize;
         while self.fleet.now < end && self.is_well() {
-            let node = age.rng.random_range(0..self.fleet.len());
+            let node = age.rng.random_range(0..last);
             if self.faults.applies && age.rng.random_bool(0.1) {
                 let apply = random_apply(&mut age.rng);
                 self.fleet.set_apply(node, apply);
