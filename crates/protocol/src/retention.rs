@@ -84,6 +84,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let mut later = self.streams.range(id..=*StreamId::all_of(id.node).end());
             if later.nth(1).is_some() || !self.roster.has_node(id.node) {
                 self.forget_stream(id);
+            } else if let Some(stream) = self.streams.get_mut(&id) {
+                // Nor at once when it is taken out of the list of peers, by mistake or for a moment.
+                stream.mentioned = self.round;
             }
         }
         // The oldest of all streams go first, a few at a time, and not so many that others have to wait.

@@ -6,9 +6,9 @@ mod common;
 use common::aging::{RETENTION, config, purge_for, wanted};
 use common::puppet::{Puppet, Tell, put_message};
 use common::{Apply, Fleet, ms, secs};
-use powderhorn_protocol::Outcome;
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{MessageId, StreamId};
+use powderhorn_protocol::{Outcome, PeerId};
 
 #[test]
 fn who_restarts_with_a_journal_lacks_nothing_that_expired_before() {
@@ -127,6 +127,12 @@ fn what_was_applied_long_ago_is_not_lacking_when_its_node_issues_again() {
     // One of them is cut off for all that time.
     fleet.cut(&[3], &[0, 1, 2], true);
     fleet.run(secs(4 * RETENTION + 300));
+    // Another has it taken from its list of peers for a while.
+    fleet.nodes[1].core.remove_peer(PeerId(0));
+    fleet.run(secs(60));
+    let now = fleet.now;
+    fleet.nodes[1].core.add_peer(now, PeerId(0), "");
+    fleet.run(secs(10));
     let late = fleet.issue(0);
     fleet.run(secs(20));
     fleet.cut(&[3], &[0, 1, 2], false);
