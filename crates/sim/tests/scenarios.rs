@@ -43,6 +43,22 @@ fn the_same_seed_gives_the_same_run_and_another_gives_another() {
     assert_ne!(other.trace, first.trace);
 }
 
+/// The scenario that the simulator's speed is measured by, for less long.
+#[test]
+fn a_thousand_nodes_get_everything() {
+    let text = text("thousand.toml").replace("duration = \"250s\"", "duration = \"10s\"");
+    let scenario = Scenario::parse("thousand.toml", &text).expect("a scenario");
+    let report = run(&scenario, 1);
+    assert!(
+        report.passed(),
+        "{:?} {:?}",
+        report.violation,
+        report.checks
+    );
+    assert_eq!(report.coverage, 1.0);
+    assert!(report.issued > 50, "only {} purges", report.issued);
+}
+
 #[test]
 fn every_file_of_the_crate_is_a_scenario() {
     let entries = std::fs::read_dir(file("")).expect("the crate's own folder");
