@@ -13,7 +13,8 @@
 //! than this is applied everywhere" is never said too early, and gets older by itself where news stays away.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
 use rand::RngCore;
@@ -107,10 +108,8 @@ impl Issued {
 /// apart.
 #[derive(Debug, Default)]
 struct Board {
-    /// Their ids in order,
-    ids: Vec<NodeId>,
-    /// and the place that each has in the fields below.
-    places: Vec<u32>,
+    /// The place of each in the other fields.
+    places: HashMap<NodeId, usize, BuildHasherDefault<ByItself>>,
     nodes: Vec<NodeId>,
     /// When each told what it told last, or a little before.
     born: Vec<Time>,
@@ -119,12 +118,31 @@ struct Board {
     told: Vec<Told>,
 }
 
+/// A node's id is a hash as it is, of its name. Only peers are looked up, so nobody else chooses it.
+#[derive(Debug, Default)]
+struct ByItself(u64);
+
+impl Hasher for ByItself {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u64(&mut self, id: u64) {
+        self.0 = id;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 const NEVER_APPLIED: Time = Time::from_us(i64::MIN);
 
 impl Board {
     fn place(&self, node: NodeId) -> Option<usize> {
-        let at = self.ids.binary_search(&node).ok()?;
-        self.places.get(at).map(|place| *place as usize)
+        self.places.get(&node).copied()
     }
 
     /// Who has told something since a time, and when: places.
@@ -144,10 +162,7 @@ impl Board {
 
     fn insert(&mut self, node: NodeId) -> usize {
         let place = self.nodes.len();
-        if let Err(at) = self.ids.binary_search(&node) {
-            self.ids.insert(at, node);
-            self.places.insert(at, place as u32);
-        }
+        self.places.insert(node, place);
         self.nodes.push(node);
         self.born.push(NEVER_APPLIED);
         self.applied_until.push(NEVER_APPLIED);
@@ -159,19 +174,16 @@ impl Board {
     }
 
     fn remove(&mut self, node: NodeId) {
-        let Ok(at) = self.ids.binary_search(&node) else {
+        let Some(place) = self.places.remove(&node) else {
             return;
         };
-        self.ids.remove(at);
-        let place = self.places.remove(at) as usize;
         self.nodes.swap_remove(place);
         self.born.swap_remove(place);
         self.applied_until.swap_remove(place);
         self.told.swap_remove(place);
         // The last one has taken its place.
-        let last = self.nodes.len() as u32;
-        for moved in self.places.iter_mut().filter(|at| **at == last) {
-            *moved = place as u32;
+        if let Some(&moved) = self.nodes.get(place) {
+            self.places.insert(moved, place);
         }
     }
 }
@@ -241,7 +253,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// What is known of the peers' nodes, in the order of their ids.
     pub fn news(&self, now: Time) -> impl Iterator<Item = NewsView> + '_ {
         let board = &self.news.board;
-        board.ids.iter().filter_map(move |&node| {
+        let mut nodes = board.nodes.clone();
+        nodes.sort_unstable();
+        nodes.into_iter().filter_map(move |node| {
             let place = board.place(node)?;
             Some(NewsView {
                 node,
@@ -451,8 +465,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if newest.len() < fit {
             newest = self.news.board.since(now - self.news_stale());
         }
+        if newest.len() > fit {
+            newest.select_nth_unstable(fit);
+            newest.truncate(fit);
+        }
         newest.sort_unstable();
-        newest.truncate(fit);
         let last = newest.last().map(|(Reverse(born), _)| now.since(*born));
         self.news.fitted_age = last.unwrap_or_default();
         let board = &self.news.board;
