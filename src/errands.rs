@@ -82,8 +82,15 @@ fn issue(worker: Worker, purge: Purge) -> Result<MessageIds, String> {
     let engine = engine::get().map_err(|e| e.to_string())?;
     let cache = apply::VarnishCache::new(worker);
     engine.check(&cache, &purge).map_err(|e| e.to_string())?;
-    let issued = apply::issue(node, worker, &[purge]);
-    let (ids, outcome) = issued.map_err(|e| e.to_string())?;
+    let purges = [purge];
+    let (ids, outcome) = match apply::issue(node, worker, &purges) {
+        Ok(issued) => issued,
+        Err(error) if error.only_unsent() => {
+            apply::apply_issued(worker, &purges);
+            return Err(format!("applied on this node only: {error}"));
+        }
+        Err(error) => return Err(error.to_string()),
+    };
     match outcome {
         Outcome::Applied => Ok(ids),
         Outcome::Failed => Err(format!(

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 
 use powderhorn_engine::{CheckError, keys, tags};
 use powderhorn_node::purge::{Ban, BanField, BanOperator, BanTest, Host, Keys};
-use powderhorn_node::{IdText, IssueError, MessageIds, Outcome, Purge, PurgeError, fit};
+use powderhorn_node::{IdText, IssueError, MessageIds, Outcome, Purge, fit};
 use varnish::ffi::VCL_STRING;
 use varnish::vcl::Ctx;
 
@@ -365,7 +365,7 @@ pub fn purge(ctx: &Ctx<'_>, purges: Vec<Purge>) -> Result<VCL_STRING, Problem> {
     let id = Space::take(ctx, IdText::BYTES_MAX)?;
     let (ids, outcome) = match apply::issue(node, worker, &purges) {
         Ok(issued) => issued,
-        Err(error @ (IssueError::Refused(PurgeError::Busy) | IssueError::Stopping)) => {
+        Err(error) if error.only_unsent() => {
             apply::apply_issued(worker, &purges);
             return Err(here_only(error));
         }

@@ -71,6 +71,21 @@ pub enum IssueError {
     /// The node has been stopped.
     #[error("the node is stopping")]
     Stopping,
+    /// Nothing is sent any more until the process is started anew.
+    #[error("the runtime gave up and sends nothing: restart Varnish")]
+    GaveUp,
+}
+
+impl IssueError {
+    /// Whether nothing is wrong with the purge, so that it is to be applied to the local cache all the same.
+    pub fn only_unsent(&self) -> bool {
+        match self {
+            IssueError::Refused(PurgeError::Busy) | IssueError::Stopping | IssueError::GaveUp => {
+                true
+            }
+            IssueError::Refused(_) => false,
+        }
+    }
 }
 
 /// One socket, for the status.
@@ -169,6 +184,17 @@ pub(crate) enum ApplierState {
 impl Shared {
     pub fn stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
+    }
+
+    /// An error if what is issued now would never be sent.
+    fn sends(&self) -> Result<(), IssueError> {
+        if self.stopping() {
+            return Err(IssueError::Stopping);
+        }
+        match self.threads().runtime {
+            RuntimeState::GaveUp => Err(IssueError::GaveUp),
+            RuntimeState::Running | RuntimeState::Ended => Ok(()),
+        }
     }
 
     /// Wakes the applier if purges wait for it. The caller has just changed the core.
@@ -310,9 +336,7 @@ impl Node {
     /// fleet at once, from the calling thread unless another one is sending. The caller applies
     /// them to the local cache and says so by [`Ticket::complete`]. Waits for nobody.
     pub fn issue_all(&self, purges: Vec<Purge>) -> Result<Ticket, IssueError> {
-        if self.shared.stopping() {
-            return Err(IssueError::Stopping);
-        }
+        self.shared.sends()?;
         let everything = purges.contains(&Purge::Everything);
         let mut core = self.shared.core.lock();
         let now = sys::boot_clock();
@@ -333,9 +357,7 @@ impl Node {
     /// Issues a purge that the caller has applied to the local cache already. For those that take no
     /// longer than sending does, as the fleet gets them later by that.
     pub fn issue_applied(&self, purge: Purge) -> Result<MessageId, IssueError> {
-        if self.shared.stopping() {
-            return Err(IssueError::Stopping);
-        }
+        self.shared.sends()?;
         let mut core = self.shared.core.lock();
         let now = sys::boot_clock();
         let everything = purge == Purge::Everything;

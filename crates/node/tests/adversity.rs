@@ -13,7 +13,9 @@ use common::{
     start_fleet, write_keys,
 };
 use powderhorn_node::hooks::{Outgoing, OutgoingFilter};
-use powderhorn_node::{Cache, Config, Job, MessageId, Node, Notice, Outcome, PeerAddress};
+use powderhorn_node::{
+    Cache, Config, IssueError, Job, MessageId, Node, Notice, Outcome, PeerAddress,
+};
 
 /// Datagrams that were meant for one address; while `keep`, they are recorded instead of sent.
 #[derive(Clone, Default)]
@@ -280,11 +282,42 @@ fn a_runtime_that_panics_for_ever_gives_up_and_says_so() {
         "{}",
         node.node.status().verdict
     );
-    // Its own cache is purged all the same, and nobody waits for it.
-    let id = node.purge(1);
-    assert!(node.knows(id));
-    assert!(node.counter("send_panics") > 0);
     node.stop();
+}
+
+/// They were answered as good and sent to nobody, ever.
+#[test]
+fn purges_are_refused_once_the_runtime_gave_up() {
+    let dir = TempDir::new();
+    let addresses = free_addresses("127.0.0.1", 2);
+    let configs = fleet(&addresses, &dir.key_file(&[1]));
+    let sick = Arc::new(AtomicBool::new(false));
+    let is_sick = sick.clone();
+    let filter: OutgoingFilter = Box::new(move |_| {
+        assert!(!is_sick.load(Ordering::SeqCst), "for the test");
+        true
+    });
+    let node = TestNode::start_filtered(configs[0].clone(), filter);
+    let other = TestNode::start(configs[1].clone());
+    let id = node.purge(1);
+    eventually("applied", || other.knows(id));
+    sick.store(true, Ordering::SeqCst);
+    // Until then its own cache is purged, and the runtime's next start may send it.
+    eventually("panicked here", || {
+        let id = node.purge(2);
+        node.knows(id) && node.counter("send_panics") > 0
+    });
+    eventually("gave up", || node.node.status().runtime == "gave up");
+    sick.store(false, Ordering::SeqCst);
+    for error in [
+        node.node.issue(purge(3)).err(),
+        node.node.issue_applied(purge(3)).err(),
+    ] {
+        let error = error.expect("refused");
+        assert!(matches!(error, IssueError::GaveUp), "{error}");
+        // So the VMOD applies it here and says that.
+        assert!(error.only_unsent());
+    }
 }
 
 #[test]

@@ -270,6 +270,7 @@ fn stopping_at_full_rate_neither_hangs_nor_panics() {
                     match handle.issue(purge(n)) {
                         Ok(ticket) => ticket.complete(Outcome::Applied),
                         Err(IssueError::Stopping) => return n,
+                        Err(error @ IssueError::GaveUp) => panic!("{error}"),
                         // As fast as it goes is faster than it can be sent.
                         Err(IssueError::Refused(_)) => std::thread::yield_now(),
                     }
