@@ -116,8 +116,7 @@ pub(crate) struct Shared {
     pub sockets: Vec<SocketInfo>,
     /// The other nodes. Changed under the core's lock.
     pub peers: RwLock<Arc<Peers>>,
-    /// Whether a source of peers has never said anything: without peers, this node is then not known to be a
-    /// single one. Changed under the core's lock.
+    /// Whether a source of peers has never said anything: nobody knows then who is all. Changed under the core's lock.
     pub unanswered: AtomicBool,
     /// Who the other nodes are. Locked before the core, never while it is.
     pub members: Mutex<Members>,

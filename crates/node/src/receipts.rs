@@ -176,8 +176,8 @@ impl Node {
             let core = self.shared.core.lock();
             let all = 1 + self.shared.peers().count();
             let done = core.receipt_done(waiter.ids);
-            // Sources of peers that have not said anything yet are no fleet of one.
-            let unknown = all == 1 && self.shared.unanswered.load(Ordering::Relaxed);
+            // Sources of peers that have not said anything yet may know of others.
+            let unknown = self.shared.unanswered.load(Ordering::Relaxed);
             let enough = match nodes {
                 0 => done >= all && !unknown,
                 nodes => done >= nodes,

@@ -58,6 +58,8 @@ pub struct Status {
     pub peers: Vec<PeerStatus>,
     /// Sources of peers other than the configuration itself, those that fail first.
     pub sources: Vec<SourceStatus>,
+    /// Whether one of them has never said anything: there may be more peers.
+    pub sources_unanswered: bool,
     /// Names used by more than one node, each with the addresses that use it.
     pub duplicate_names: Vec<DuplicateName>,
     /// The journal; null without one.
@@ -245,6 +247,7 @@ impl Status {
             rates: shared.samples.lock().rates().0,
             peers,
             sources,
+            sources_unanswered: shared.unanswered.load(Ordering::Relaxed),
             duplicate_names,
             journal: JournalStatus::take(shared, now),
             streams,
@@ -375,8 +378,9 @@ fn counted(shared: &Shared, core: &NodeCore) -> Vec<Counter> {
 
 /// The lag of the fleet. It grows while nothing is known of the others: 0 would look like the best of all.
 fn fleet_lag_ms(shared: &Shared, reach: &Reached, peers: u64, now: Time) -> u64 {
+    let alone = peers == 0 && !shared.unanswered.load(Ordering::Relaxed);
     match reach.applied_ms {
-        Some(ms) if peers == 0 || reach.known > 1 => {
+        Some(ms) if alone || reach.known > 1 => {
             let until = now - Duration::from_millis(ms);
             shared.applied_until.store(until.as_us(), Ordering::Relaxed);
             ms

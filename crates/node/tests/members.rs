@@ -196,6 +196,14 @@ fn a_node_whose_sources_have_never_answered_is_alone_and_its_waits_are_not_over(
         let waited = waited.unwrap();
         assert_eq!((waited.nodes, waited.enough), (1, false));
         eventually("alone", || node.node.isolated());
+        let status = node.node.status();
+        let verdict = &status.verdict;
+        assert!(
+            !status.ok && verdict.contains("no peers known, "),
+            "{verdict}"
+        );
+        // Alone for longer than a second, and that is how long nothing is known of others.
+        assert!(node.counter("fleet_lag_ms") > 1_000);
     }
 
     // They answer, and there is nobody else: a wait ends with that answer.
@@ -215,6 +223,8 @@ fn a_node_whose_sources_have_never_answered_is_alone_and_its_waits_are_not_over(
         assert_eq!((waited.done, waited.nodes, waited.enough), (1, 1, true));
         assert!(begun.elapsed() < limit / 2, "{:?}", begun.elapsed());
         eventually("a single node", || !node.node.isolated());
+        let verdict = node.node.status().verdict;
+        assert!(verdict.starts_with("ok: a single node, "), "{verdict}");
         assert!(peers(node).is_empty());
     }
 }
@@ -313,6 +323,52 @@ fn with_dns(config: Config, name: &str, port: u16) -> Config {
         discovery,
         ..config
     }
+}
+
+/// It counted only while there was no peer at all: of a fleet of three, two were "all".
+#[test]
+fn a_source_that_has_not_answered_counts_beside_one_that_has() {
+    let dir = TempDir::new();
+    let (port, keys) = (free_port(1..=2), dir.key_file(&[1]));
+    let listing = |config: Config, n: u8| Config {
+        peers: vec![PeerConfig {
+            name: format!("n{n}"),
+            site: String::new(),
+            address: at(n, port).into(),
+        }],
+        ..config
+    };
+    let other = TestNode::start(listing(node(1, port, &keys), 2));
+    let names = Names::default();
+    let config = with_dns(listing(node(2, port, &keys), 1), "hangs.test", port);
+    let node = TestNode::start_resolving(config, names.resolver());
+    eventually("met", || all_up(&node, 1) && all_up(&other, 1));
+    let id = node.purge(1);
+    eventually("applied", || other.knows(id));
+    let waited = node.node.wait_applied(id, 0, Duration::from_millis(500));
+    let waited = waited.unwrap();
+    assert_eq!((waited.done, waited.nodes, waited.enough), (2, 2, false));
+    let waited = node.node.wait_applied(id, 2, Duration::from_secs(10));
+    assert!(waited.unwrap().enough, "two are two");
+    eventually("how far the two are is known", || {
+        node.node.status().reach.known == 2
+    });
+    let status = node.node.status();
+    assert!(!status.ok && status.sources_unanswered);
+    assert!(
+        status
+            .verdict
+            .starts_with("not all sources of peers have answered; what these 2 of 2 nodes issued "),
+        "{}",
+        status.verdict
+    );
+    names.set("hangs.test", Some(&[1]));
+    eventually("all have answered", || {
+        let status = node.node.status();
+        status.ok && status.verdict.contains("applied on 2 of 2 nodes")
+    });
+    let waited = node.node.wait_applied(id, 0, Duration::from_secs(10));
+    assert!(waited.unwrap().enough);
 }
 
 #[test]

@@ -185,6 +185,9 @@ impl Status {
         self.own_troubles(stopping, &mut troubles);
         self.peer_troubles(&mut troubles);
         let reach = &self.reach;
+        if self.sources_unanswered {
+            troubles.push("not all sources of peers have answered".to_owned());
+        }
         // After a start, and after a cut, it takes some rounds until all are known.
         let ok = troubles.is_empty() && (self.peers.is_empty() || reach.known == reach.nodes);
         if self.peers.is_empty() {
@@ -193,14 +196,20 @@ impl Status {
                 0 => "all purges known here applied here".to_owned(),
                 n => format!("all purges known here applied here but the latest {n}"),
             };
-            troubles.push(format!("a single node, {applied}"));
+            let peers = match self.sources_unanswered {
+                true => "no peers known",
+                false => "a single node",
+            };
+            troubles.push(format!("{peers}, {applied}"));
         } else {
             troubles.push(match (reach.applied_ms, reach.known) {
-                (Some(ms), known @ 2..) if known < reach.nodes => format!(
-                    "what these {known} of {} nodes issued more than {} ago is applied on them",
-                    reach.nodes,
-                    seconds(ms)
-                ),
+                (Some(ms), known @ 2..) if known < reach.nodes || self.sources_unanswered => {
+                    format!(
+                        "what these {known} of {} nodes issued more than {} ago is applied on them",
+                        reach.nodes,
+                        seconds(ms)
+                    )
+                }
                 (Some(ms), 2..) => format!(
                     "all purges older than {} applied on {} of {} nodes",
                     seconds(ms),
