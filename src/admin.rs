@@ -187,6 +187,7 @@ pub fn details_json(status: &Status) -> Value {
             "runtime": status.runtime,
             "applier": status.applier,
             "key_error": status.key_error,
+            "config_error": status.config_error,
         });
         fields.extend(more.as_object().cloned().unwrap_or_default());
     }

@@ -107,6 +107,10 @@ fn judge(status: &Value, limits: &LimitArgs) -> (String, u8) {
     if ended("runtime") || (ended("applier") && all > 0) {
         worst = CRITICAL;
     }
+    // It serves until its process dies, and then not at all.
+    if !status["key_error"].is_null() || !status["config_error"].is_null() {
+        worst = CRITICAL;
+    }
     let verdict = status["verdict"].as_str().unwrap_or("no verdict");
     // Nothing counts as fine because the node does not tell it.
     let fine = status["ok"].as_bool();
@@ -116,7 +120,6 @@ fn judge(status: &Value, limits: &LimitArgs) -> (String, u8) {
     let named_twice = status["duplicate_names"].as_array();
     if !fine
         || figure("unsupported") > 0
-        || !status["key_error"].is_null()
         || failing(&status["journal"])
         || status["sources"]
             .as_array()
@@ -240,7 +243,15 @@ mod tests {
                 json!({"ok": true, "journal": {"error": "disk full"}}),
                 WARNING,
             ),
-            (json!({"ok": true, "key_error": "no key"}), WARNING),
+            (
+                json!({"ok": true, "key_error": null, "config_error": null}),
+                OK,
+            ),
+            (json!({"ok": false, "key_error": "no key"}), CRITICAL),
+            (
+                json!({"ok": false, "config_error": "a.toml:1: b"}),
+                CRITICAL,
+            ),
             (json!({"ok": true, "unsupported": 1}), WARNING),
             (json!({"ok": true, "duplicate_names": []}), OK),
             (

@@ -140,6 +140,8 @@ pub(crate) struct Shared {
     pub journal_wait: Duration,
     /// Ids of the keys in use, and why a changed key file is not used, if so.
     pub keys: Mutex<(Vec<String>, Option<String>)>,
+    /// Why the configuration file could not be used by the next start, if so.
+    pub config_error: Mutex<Option<String>>,
     /// How long the fleet's purges take to get here.
     pub latencies: Mutex<Latencies>,
     /// Counts of the last seconds.

@@ -21,6 +21,7 @@ use crate::net::Receiver;
 use crate::node::{RuntimeState, Shared};
 use crate::peers::Peers;
 use crate::rates::Sample;
+use crate::reload::ConfigFile;
 use crate::seal::{OpenError, Sealer};
 use crate::{events, sys};
 
@@ -30,7 +31,7 @@ const RECEIVE_BATCH: usize = 64;
 const SEND_BATCH: usize = 64;
 /// Datagrams sent when the node stops, so that what was issued last gets out.
 const STOP_SEND_MAX: usize = 4_096;
-/// How often the key file and the kernel's counters are looked at.
+/// How often the key file, the configuration file and the kernel's counters are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// The runtime is started anew after a panic, so often; beyond, the node only applies what it has
 /// and says in its status that it is deaf.
@@ -47,6 +48,7 @@ pub(crate) struct Runtime {
     sockets: Vec<Receiver>,
     sealer: Option<Arc<Sealer>>,
     key_file: Option<KeyFile>,
+    config_file: Option<ConfigFile>,
     housekeeping: Instant,
     /// Datagrams of receipts that waiters have been told of.
     receipts_in: u64,
@@ -74,6 +76,7 @@ impl Runtime {
             sockets,
             sealer,
             key_file,
+            config_file: shared.config().path.clone().map(ConfigFile::new),
             housekeeping: Instant::now(),
             receipts_in: 0,
             apply_failed: 0,
@@ -365,6 +368,9 @@ impl Runtime {
                  net.core.rmem_max, and limits.socket_bytes"
                     .into()
             });
+        }
+        if let Some(file) = &mut self.config_file {
+            shared.look_at_config(file);
         }
         match self.key_file.as_mut().and_then(KeyFile::poll) {
             None => {}

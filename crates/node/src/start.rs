@@ -119,6 +119,7 @@ pub(crate) fn prepare(
         journal,
         journal_wait: config.journal.wait,
         keys: Mutex::new((key_ids, None)),
+        config_error: Mutex::new(None),
         latencies: Mutex::default(),
         samples: Mutex::default(),
         lost: Mutex::default(),

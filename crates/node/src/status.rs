@@ -92,6 +92,8 @@ pub struct Status {
     pub keys: Vec<String>,
     /// Why the changed key file is not used; null if it is.
     pub key_error: Option<String>,
+    /// Why the cache would not start again with the configuration file as it is now; null if it would.
+    pub config_error: Option<String>,
     /// All counters, by name.
     pub counters: BTreeMap<&'static str, u64>,
     /// The latest notices, oldest first.
@@ -272,6 +274,7 @@ impl Status {
             sockets: Vec::new(),
             keys,
             key_error,
+            config_error: shared.config_error.lock().clone(),
             counters,
             notices: Vec::new(),
         };

@@ -79,6 +79,60 @@ fn a_reload_that_needs_a_restart_changes_nothing() {
     assert!(all_up(&nodes[0], 1));
 }
 
+/// A mistake that the running node tolerates would have kept the cache down when its process died.
+#[test]
+fn a_config_file_that_no_start_could_use_is_told_until_it_is_mended() {
+    let dir = TempDir::new();
+    let key_file = dir.key_file(&[1]);
+    let path = dir.0.join("n.toml");
+    let listen = free_addresses("127.0.0.1", 1)[0];
+    let good = format!(
+        "[node]\nname = 'n'\nlisten = '{listen}'\n[fleet]\nkey_file = '{}'\n",
+        key_file.display()
+    );
+    std::fs::write(&path, &good).unwrap();
+    let node = TestNode::start(Config::load(&path).unwrap());
+    let status = || node.node.status();
+    let begins = |text: &str| status().verdict.starts_with(text);
+    eventually("ok", || begins("ok: "));
+
+    std::fs::write(&path, format!("{good}tpyo = 1\n")).unwrap();
+    eventually("told", || {
+        status()
+            .config_error
+            .is_some_and(|error| error.contains("n.toml:6: ") && error.contains("tpyo"))
+    });
+    let error = status().config_error.unwrap();
+    assert!(!status().ok && begins(&format!("the cache would not start again: {error}; ")));
+    let times = |what: &str| {
+        let notices = status().notices;
+        notices.iter().filter(|n| n.text.contains(what)).count()
+    };
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(times("would not start again"), 1, "once, not each second");
+
+    // A file that it names is another one, and mending that one is enough.
+    let other = dir.0.join("other.key");
+    std::fs::write(&path, good.replace("powderhorn.key", "other.key")).unwrap();
+    eventually("the other file", || {
+        status()
+            .config_error
+            .is_some_and(|error| error.contains("other.key"))
+    });
+    common::write_keys(&other, &[1]);
+    eventually("mended", || begins("ok: "));
+    assert!(said(&node, "n.toml can be used again"));
+    assert!(said(
+        &node,
+        "only a restart of Varnish changes fleet.key_file"
+    ));
+
+    std::fs::remove_file(&path).unwrap();
+    eventually("gone", || status().config_error.is_some());
+    std::fs::write(&path, &good).unwrap();
+    eventually("back", || begins("ok: "));
+}
+
 #[test]
 fn a_changed_site_takes_effect_and_a_changed_name_is_shown() {
     let dir = TempDir::new();

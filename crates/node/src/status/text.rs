@@ -112,7 +112,12 @@ impl Status {
             ));
         }
         if let Some(error) = &self.key_error {
-            troubles.push(format!("the changed key file is not used: {error}"));
+            troubles.push(format!(
+                "the changed key file is not used, and the cache would not start again: {error}"
+            ));
+        }
+        if let Some(error) = &self.config_error {
+            troubles.push(format!("the cache would not start again: {error}"));
         }
     }
 
