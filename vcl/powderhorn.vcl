@@ -130,6 +130,8 @@ sub powderhorn_answer {
 	return (synth(200, "Purged"));
 }
 
+# vcl_synth knows the pages by their reasons: a header that says which one may be the client's own, where a synth() of
+# other code comes before anything here.
 sub powderhorn_look {
 	call powderhorn_forget;
 	if (client.ip !~ powderhorn_purgers || req.http.X-Forwarded-For ~ ",") {
@@ -141,16 +143,13 @@ sub powderhorn_look {
 		if (req.http.X-Powderhorn-Applied == "") {
 			return (synth(404, "Not an id"));
 		}
-		set req.http.X-Powderhorn-Answer = "receipt";
-		return (synth(200, "Receipt"));
+		return (synth(200, "Powderhorn receipt"));
 	}
 	if (req.url ~ "^/\.powderhorn/status\.json(\?|$)") {
-		set req.http.X-Powderhorn-Answer = "status";
-		return (synth(200, "Status"));
+		return (synth(200, "Powderhorn status"));
 	}
 	if (req.url ~ "^/\.powderhorn/metrics(\?|$)") {
-		set req.http.X-Powderhorn-Answer = "metrics";
-		return (synth(200, "Metrics"));
+		return (synth(200, "Powderhorn metrics"));
 	}
 	return (synth(404, "Nothing here"));
 }
@@ -224,7 +223,7 @@ sub vcl_deliver {
 }
 
 sub vcl_synth {
-	if (req.http.X-Powderhorn-Answer == "receipt" && resp.status == 200 && client.ip ~ powderhorn_purgers) {
+	if (resp.status == 200 && resp.reason == "Powderhorn receipt" && client.ip ~ powderhorn_purgers) {
 		# The first look asks the others, and most of them answer within this.
 		if (powderhorn.wait(req.http.X-Powderhorn-Id, 200ms)) {
 			set resp.http.X-Powderhorn-Complete = "true";
@@ -234,13 +233,13 @@ sub vcl_synth {
 		set resp.body = powderhorn.receipt(req.http.X-Powderhorn-Id);
 		return (deliver);
 	}
-	if (req.http.X-Powderhorn-Answer == "status" && resp.status == 200 && client.ip ~ powderhorn_purgers) {
+	if (resp.status == 200 && resp.reason == "Powderhorn status" && client.ip ~ powderhorn_purgers) {
 		set resp.http.Content-Type = "application/json";
 		set resp.http.Cache-Control = "no-store";
 		set resp.body = powderhorn.status("json");
 		return (deliver);
 	}
-	if (req.http.X-Powderhorn-Answer == "metrics" && resp.status == 200 && client.ip ~ powderhorn_purgers) {
+	if (resp.status == 200 && resp.reason == "Powderhorn metrics" && client.ip ~ powderhorn_purgers) {
 		set resp.http.Content-Type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 		set resp.http.Cache-Control = "no-store";
 		set resp.body = powderhorn.metrics();
