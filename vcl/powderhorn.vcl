@@ -40,7 +40,7 @@
 #		dies before the others have it. Other reasons: VCL failed before it was applied.
 #
 # X-Powderhorn-Wait: 2s, in a PURGE, has the answer wait until all nodes have applied it, for so long at
-# most; X-Powderhorn-Applied in the answer says how many have ("4 of 5").
+# most (of the two purges that a request may ask for, for each); X-Powderhorn-Applied in the answer says how many have ("4 of 5").
 #
 # For clients of powderhorn_purgers, and nobody else (403):
 #
@@ -81,6 +81,7 @@ sub powderhorn_host {
 # What this file and those beside it note in a request. No client may.
 sub powderhorn_forget {
 	unset req.http.X-Powderhorn-Id;
+	unset req.http.X-Powderhorn-First;
 	unset req.http.X-Powderhorn-Applied;
 	unset req.http.X-Powderhorn-Answer;
 	unset req.http.X-Powderhorn-Keys;
@@ -108,7 +109,8 @@ sub powderhorn_keep_out {
 	}
 }
 
-# After a purge: X-Powderhorn-Id holds what powderhorn.purge() or another function returned.
+# After a purge: X-Powderhorn-Id holds what powderhorn.purge() or another function returned, and of two purges
+# X-Powderhorn-First what the first of them did. Each may take as long as the client waits.
 sub powderhorn_answer {
 	if (req.http.X-Powderhorn-Id == "") {
 		unset req.http.X-Powderhorn-Id;
@@ -118,16 +120,25 @@ sub powderhorn_answer {
 		return (synth(503, "Not purged everywhere"));
 	}
 	if (req.http.X-Powderhorn-Wait) {
+		if (req.http.X-Powderhorn-First &&
+		    !powderhorn.wait(req.http.X-Powderhorn-First, req.http.X-Powderhorn-Wait)) {
+			set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-First);
+			call powderhorn_not_yet;
+		}
 		if (!powderhorn.wait(req.http.X-Powderhorn-Id, req.http.X-Powderhorn-Wait)) {
 			set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
-			if (!powderhorn.waited()) {
-				return (synth(202, "Not waited for"));
-			}
-			return (synth(202, "Not yet everywhere"));
+			call powderhorn_not_yet;
 		}
 		set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
 	}
 	return (synth(200, "Purged"));
+}
+
+sub powderhorn_not_yet {
+	if (!powderhorn.waited()) {
+		return (synth(202, "Not waited for"));
+	}
+	return (synth(202, "Not yet everywhere"));
 }
 
 # vcl_synth knows the pages by their reasons: a header that says which one may be the client's own, where a synth() of

@@ -77,6 +77,7 @@ sub powderhorn_purgekeys {
 		if (!req.http.xkey-purge || req.http.X-Powderhorn-Id == "") {
 			call powderhorn_answer;
 		}
+		set req.http.X-Powderhorn-First = req.http.X-Powderhorn-Id;
 	}
 	if (req.http.xkey-purge) {
 		set req.http.X-Powderhorn-Id = powderhorn.purge_key(req.http.xkey-purge);

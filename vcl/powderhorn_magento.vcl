@@ -21,6 +21,7 @@ sub vcl_recv {
 			if (!req.http.X-Magento-Tags-Pattern || req.http.X-Powderhorn-Id == "") {
 				call powderhorn_answer;
 			}
+			set req.http.X-Powderhorn-First = req.http.X-Powderhorn-Id;
 		}
 		set req.http.X-Powderhorn-Keys = powderhorn.tags("X-Magento-Tags", req.http.X-Magento-Tags-Pattern);
 		if (req.http.X-Powderhorn-Keys != "") {

@@ -40,6 +40,9 @@ sub vcl_deliver {
 
 sub vcl_synth {
 	# Without the client's asking.
+	if (req.http.X-Powderhorn-First) {
+		set resp.http.first = req.http.X-Powderhorn-First;
+	}
 	if (req.http.X-Powderhorn-Id && resp.status == 200) {
 		set resp.http.everywhere = powderhorn.wait(req.http.X-Powderhorn-Id, "20s");
 	}
