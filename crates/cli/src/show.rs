@@ -125,7 +125,7 @@ pub fn trace(receipt: &Value) -> String {
         rows.push(vec![
             word(name),
             String::new(),
-            "NEVER: upgrade this node".into(),
+            "NEVER: see its status".into(),
         ]);
     }
     for node in list("applied") {

@@ -145,6 +145,7 @@ impl Applier {
         let wall_ms = sys::wall_clock_ms();
         for job in jobs.drain(..) {
             core.handle_applied(now, job.id, job.outcome);
+            shared.note_outcome(job.id, job.outcome);
             if job.outcome == Outcome::Applied && job.purge == Purge::Everything {
                 shared.lost.lock().note_emptied(now - job.age);
             }

@@ -1,6 +1,6 @@
 //! A running node: the handle that the host holds, and what its threads share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -96,6 +96,9 @@ pub(crate) struct SocketInfo {
     pub send_bytes: usize,
 }
 
+/// Refused purges that are told apart.
+const REFUSED_MAX: usize = 4_096;
+
 /// What the host's threads and the runtime's share.
 pub(crate) struct Shared {
     /// As last applied; what is fixed for the node's life never changes in it.
@@ -124,6 +127,8 @@ pub(crate) struct Shared {
     pub sources: Mutex<Vec<SourceState>>,
     /// The sources of members are to be looked at without waiting for the next second.
     pub members_due: AtomicBool,
+    /// Purges that the cache would not have, apart from those of later versions.
+    pub refused: Mutex<BTreeSet<MessageId>>,
     /// What became of lookups.
     pub answers: Mutex<Vec<Answer>>,
     pub resolver: Resolver,
@@ -196,6 +201,23 @@ impl Shared {
             RuntimeState::GaveUp => Err(IssueError::GaveUp),
             RuntimeState::Running | RuntimeState::Ended => Ok(()),
         }
+    }
+
+    /// Notes what the cache would not have.
+    pub fn note_outcome(&self, id: MessageId, outcome: Outcome) {
+        if outcome == Outcome::Unsupported {
+            let mut refused = self.refused.lock();
+            if refused.len() < REFUSED_MAX {
+                refused.insert(id);
+            }
+        }
+    }
+
+    /// How many purges that the cache would not have are held.
+    pub fn refused_held(&self, core: &NodeCore) -> u64 {
+        let mut refused = self.refused.lock();
+        refused.retain(|id| core.knows(*id) == Knowledge::Unsupported);
+        refused.len() as u64
     }
 
     /// Wakes the applier if purges wait for it. The caller has just changed the core.

@@ -34,7 +34,7 @@ pub struct Receipt {
     pub applied: Vec<Applied>,
     /// Names of the other nodes that have not said so yet.
     pub missing: Vec<String>,
-    /// Names of the other nodes whose version does not know this kind of purge.
+    /// Names of the other nodes whose version does not know this kind of purge, or whose cache refused it.
     pub unsupported: Vec<String>,
 }
 

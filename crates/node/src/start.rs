@@ -111,6 +111,7 @@ pub(crate) fn prepare(
         members: Mutex::new(Members::new(now, &config, locals)),
         sources: Mutex::new(Vec::new()),
         members_due: AtomicBool::new(true),
+        refused: Mutex::default(),
         answers: Mutex::new(Vec::new()),
         resolver,
         egress: Egress::new(sockets, sealer, random()?),

@@ -76,8 +76,10 @@ pub struct Status {
     pub ready: u64,
     /// Messages handed to the cache, or to be handed to it again, without an answer yet.
     pub in_flight: u64,
-    /// Messages of kinds that this version cannot apply; they are passed on.
+    /// Messages of kinds that this version cannot apply, or that the cache refused; they are passed on.
     pub unsupported: u64,
+    /// Those of them that the cache refused.
+    pub refused: u64,
     /// Messages that were given up lately, as no node has them any more, and that no flush made up for.
     pub given_up: u64,
     /// How long ago the last of them were given up; null if there are none.
@@ -259,6 +261,7 @@ impl Status {
             ready,
             in_flight,
             unsupported,
+            refused: shared.refused_held(&core),
             given_up: given_up.map_or(0, |(count, _)| count),
             given_up_ms: given_up.map(|(_, ago)| ago.as_millis() as u64),
             runtime: match threads.runtime {

@@ -38,6 +38,7 @@ impl Ticket {
         let now = sys::boot_clock();
         for id in self.ids.iter() {
             core.handle_applied(now, id, outcome);
+            self.shared.note_outcome(id, outcome);
         }
         self.shared.wake_waiters(&core);
         drop(core);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use common::{TempDir, TestNode, eventually, fleet, free_addresses, start_fleet};
 use powderhorn_node::hooks::Outgoing;
-use powderhorn_node::{Config, Node, Outcome, Purge};
+use powderhorn_node::{Cache, Config, Job, Node, Outcome, Purge};
 
 fn verdict(node: &TestNode) -> String {
     node.node.status().verdict
@@ -28,6 +28,39 @@ fn fleet_with_a_cut(dir: &TempDir, cut: &Arc<AtomicBool>) -> Vec<TestNode> {
         TestNode::start_filtered(config, Box::new(passes))
     });
     nodes.collect()
+}
+
+/// A cache that will not have what it is asked to purge.
+struct Refuses;
+
+impl Cache for Refuses {
+    fn apply(&mut self, jobs: &mut [Job]) {
+        jobs.iter_mut()
+            .for_each(|job| job.outcome = Outcome::Unsupported);
+    }
+}
+
+/// It was told as of a later version, so that somebody upgraded in vain.
+#[test]
+fn what_the_cache_refuses_is_not_told_as_of_a_later_version() {
+    let dir = TempDir::new();
+    let addresses = free_addresses("127.0.0.1", 2);
+    let configs = fleet(&addresses, &dir.key_file(&[1]));
+    let well = TestNode::start(configs[0].clone());
+    let refuses = TestNode::start_cached(configs[1].clone(), |_| Refuses);
+    well.purge(1);
+    eventually("refused", || refuses.node.status().refused == 1);
+    // One of its own, which its host could not apply either.
+    let ticket = refuses.node.issue(common::purge(2)).unwrap();
+    ticket.complete(Outcome::Unsupported);
+    let status = refuses.node.status();
+    let (verdict, says) = (
+        &status.verdict,
+        "2 purges were refused by this Varnish and NOT applied here",
+    );
+    assert_eq!((status.unsupported, status.refused), (2, 2));
+    assert!(!status.ok && verdict.starts_with(says), "{verdict}");
+    assert!(!verdict.contains("later version"), "{verdict}");
 }
 
 #[test]

@@ -87,10 +87,16 @@ impl Status {
                 seconds(ms)
             ));
         }
-        if self.unsupported > 0 {
+        let later = self.unsupported.saturating_sub(self.refused);
+        if later > 0 {
             troubles.push(format!(
-                "{} purges are of a later version and NOT applied here: upgrade this node",
-                self.unsupported
+                "{later} purges are of a later version and NOT applied here: upgrade this node"
+            ));
+        }
+        if self.refused > 0 {
+            troubles.push(format!(
+                "{} purges were refused by this Varnish and NOT applied here: the log says why",
+                self.refused
             ));
         }
         for source in &self.sources {
