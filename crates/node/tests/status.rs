@@ -30,6 +30,26 @@ fn fleet_with_a_cut(dir: &TempDir, cut: &Arc<AtomicBool>) -> Vec<TestNode> {
     nodes.collect()
 }
 
+#[test]
+fn the_table_of_peers_has_all_that_is_asked_for_in_an_incident() {
+    let dir = TempDir::new();
+    let nodes = start_fleet(&dir, 2);
+    eventually("all is known", || {
+        let peer = &nodes[0].node.status().peers[0];
+        peer.clock_skew_ms.is_some() && peer.digest_ms.is_some() && peer.rtt_us.is_some()
+    });
+    let status = nodes[0].node.status();
+    let text = status.peers_text();
+    let mut lines = text.lines().skip(1);
+    let head: Vec<_> = lines.next().unwrap().split_whitespace().collect();
+    let asked = "peer name site address heard digest rtt skew news applied lacking p50/p95/max gaps oldest \
+                 rec./s from";
+    assert_eq!(head, asked.split_whitespace().collect::<Vec<_>>());
+    let skew = format!(" {:+} ms ", status.peers[0].clock_skew_ms.unwrap());
+    let row = lines.next().unwrap();
+    assert!(row.starts_with("up ") && row.contains(&skew), "{row}");
+}
+
 /// A cache that will not have what it is asked to purge.
 struct Refuses;
 

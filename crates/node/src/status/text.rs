@@ -25,6 +25,14 @@ fn seconds(ms: u64) -> String {
     }
 }
 
+/// How far a clock is ahead.
+fn ahead(ms: i64) -> String {
+    match ms.unsigned_abs() {
+        0..1_000 => format!("{ms:+} ms"),
+        far => format!("{}{}", if ms < 0 { '-' } else { '+' }, seconds(far)),
+    }
+}
+
 /// The first few, and how many more there are.
 fn named(all: &[String]) -> String {
     let mut text = all
@@ -258,7 +266,7 @@ impl Status {
         }
         writeln!(
             out,
-            "\n{:<8} {:<24} {:<10} {:<24} {:>8} {:>8} {:>9}  {:>8} {:>8} {:>9}  {:>20} {:>6} {:>9} {:>8}  from",
+            "\n{:<8} {:<24} {:<10} {:<24} {:>8} {:>8} {:>9} {:>9}  {:>8} {:>8} {:>9}  {:>20} {:>6} {:>9} {:>8}  from",
             "peer",
             "name",
             "site",
@@ -266,6 +274,7 @@ impl Status {
             "heard",
             "digest",
             "rtt",
+            "skew",
             "news",
             "applied",
             "lacking",
@@ -294,7 +303,7 @@ impl Status {
             });
             writeln!(
                 out,
-                "{:<8} {:<24} {:<10} {:<24} {:>8} {:>8} {:>9}  {:>8} {:>8} {:>9}  {:>20} {:>6} {:>9} {:>8.1}  {}",
+                "{:<8} {:<24} {:<10} {:<24} {:>8} {:>8} {:>9} {:>9}  {:>8} {:>8} {:>9}  {:>20} {:>6} {:>9} {:>8.1}  {}",
                 peer.state,
                 or_dash(&peer.name),
                 or_dash(&peer.site),
@@ -302,6 +311,7 @@ impl Status {
                 ago(peer.heard_ms),
                 ago(peer.digest_ms),
                 peer.rtt_us.map_or_else(dash, rtt),
+                peer.clock_skew_ms.map_or_else(dash, ahead),
                 ago(news.map(|news| news.age_ms)),
                 ago(news.and_then(|news| news.applied_ms)),
                 news.map_or_else(dash, |news| news.lacking.to_string()),
@@ -425,5 +435,17 @@ impl Status {
             writeln!(out, "{:>8.1} s ago  {}", ago.as_secs_f64(), notice.text)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clocks_are_ahead_or_behind() {
+        let shown = [0, 3, -999, 7_000, -7_040, 86_400_000].map(ahead);
+        let expected = ["+0 ms", "+3 ms", "-999 ms", "+7.0 s", "-7.0 s", "+24 h"];
+        assert_eq!(shown, expected);
     }
 }
