@@ -216,12 +216,12 @@ fn a_file_system_that_is_full_is_one_that_can_be_emptied() {
         ),
         // What a limit on files does is tested there, too. Written past the test runner, which shows nothing of
         // tests that pass.
-        None => writeln!(
-            std::io::stderr(),
-            "SKIPPED a_file_system_that_is_full_is_one_that_can_be_emptied: nobody may mount a tmpfs here (a \
-             container needs CAP_SYS_ADMIN), so no disk was full; only a limit on files is tested"
-        )
-        .unwrap(),
+        None => std::io::stderr()
+            .write_all(
+                b"SKIPPED a_file_system_that_is_full_is_one_that_can_be_emptied: nobody may mount a tmpfs here (a \
+                container needs CAP_SYS_ADMIN), so no disk was full; only a limit on files is tested\n",
+            )
+            .unwrap(),
     }
 }
 

@@ -13,7 +13,7 @@
 //! than this is applied everywhere" is never said too early, and gets older by itself where news stays away.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::time::Duration;
 
@@ -109,7 +109,7 @@ impl Issued {
 #[derive(Debug, Default)]
 struct Board {
     /// The place of each in the other fields.
-    places: HashMap<NodeId, usize, BuildHasherDefault<ByItself>>,
+    places: Places,
     nodes: Vec<NodeId>,
     /// When each told what it told last, or a little before.
     born: Vec<Time>,
@@ -117,6 +117,12 @@ struct Board {
     applied_until: Vec<Time>,
     told: Vec<Told>,
 }
+
+#[expect(
+    clippy::disallowed_types,
+    reason = "nobody iterates over it; and its order is that of the ids in each run"
+)]
+type Places = std::collections::HashMap<NodeId, usize, BuildHasherDefault<ByItself>>;
 
 /// A node's id is a hash as it is, of its name. Only peers are looked up, so nobody else chooses it.
 #[derive(Debug, Default)]
