@@ -288,7 +288,7 @@ fn settings(args: &SizeArgs, traffic: &Traffic) -> Vec<Value> {
             "limits.repair_bytes_peer",
             format!("{}KiB", (peer / KIB).round()),
             format!(
-                "A node that was away for an hour, {:.0} purges, has them all within about a minute.",
+                "A node that was away for an hour, {:.0} purges, has them all within about two minutes.",
                 args.rate * 3_600.0
             ),
         ),

@@ -59,6 +59,28 @@ fn a_thousand_nodes_get_everything() {
     assert!(report.issued > 50, "only {} purges", report.issued);
 }
 
+/// What a flush makes up for counts as applied, so coverage alone would not tell.
+#[test]
+fn a_flushed_cache_is_a_mark_that_is_missed() {
+    let text = r#"
+        name = "away"
+        about = "One is cut off for longer than purges are kept."
+        warm_up = "5s"
+        duration = "5m"
+        drain = "2m"
+        site = [{ name = "a", nodes = 2 }, { name = "b", nodes = 1 }]
+        network = { delay = "5ms" }
+        local = { delay = "1ms" }
+        config = { retention = "1m" }
+        traffic = { purges_per_second = 5 }
+        fault = [{ at = "30s", for = "3m", kind = "cut", from = ["a"], to = ["b"] }]
+    "#;
+    let report = run(&Scenario::parse("away.toml", text).expect("a scenario"), 1);
+    assert_eq!(report.coverage, 1.0);
+    let missed: Vec<_> = report.missed().map(|check| check.what.as_str()).collect();
+    assert_eq!(missed, ["caches flushed"], "{:?}", report.checks);
+}
+
 #[test]
 fn every_file_of_the_crate_is_a_scenario() {
     let entries = std::fs::read_dir(file("")).expect("the crate's own folder");

@@ -209,6 +209,14 @@ impl Scenario {
                 got: fleet.coverage(),
                 ok: fleet.incomplete() == 0,
             },
+            // A flush settles what it makes up for: coverage alone would not tell that purges never came.
+            Check {
+                what: "caches flushed".into(),
+                bound: Bound::AtMost,
+                limit: 0.0,
+                got: fleet.flushed as f64,
+                ok: fleet.flushed == 0,
+            },
             Check {
                 what: "issued, of what was to be".into(),
                 bound: Bound::AtLeast,

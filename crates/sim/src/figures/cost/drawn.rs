@@ -42,7 +42,7 @@ fn load(nodes: usize, sites: usize) -> Load {
 #[derive(Clone, Debug, clap::Args)]
 pub struct PointArgs {
     /// Nodes, all of which know each other and issue
-    #[arg(long)]
+    #[arg(long, value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(2..=10_000))]
     nodes: usize,
     /// Nodes of a site; one flat fleet if there are none
     #[arg(long)]
