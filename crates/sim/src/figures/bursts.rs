@@ -305,7 +305,7 @@ fn bursts_figure(effort: Effort) -> Figure {
     Figure {
         name: "e_burst_loss".to_owned(),
         title: "Bursts of loss, with and without a limit on repairs".to_owned(),
-        note: "35 members. Above: 3 in 10 miss 50 purges each 20 s, limit 10 kB a round (10 messages in the paper, some 250 here). Below: \
+        note: "35 members. Above: 3 in 10 miss 50 purges each 20 s, limit 10 kB a round. Below: \
                the default limits, sender's uplink 20 MB/s."
             .to_owned(),
         panels,
