@@ -87,6 +87,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
             } else if let Some(stream) = self.streams.get_mut(&id) {
                 // Nor at once when it is taken out of the list of peers, by mistake or for a moment.
                 stream.mentioned = self.round;
+                // What is lacking of it can be had no more, and what could not be applied is told no more.
+                let lost = stream.skip(stream.top);
+                self.stats.lost = self.stats.lost.saturating_add(lost);
+                stream.unsupported = RangeSet::new();
             }
         }
         // The oldest of all streams go first, a few at a time, and not so many that others have to wait.
