@@ -275,7 +275,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 let held = runs_of(entry.runs(), RunKind::Held);
                 let newest = held.iter().rev().flat_map(|range| stream.wanted_rev(range));
                 let oldest = held.iter().flat_map(|range| stream.wanted(range));
-                let picked = pick(pull, newest, oldest);
+                let mut picked = pick(pull, newest, oldest);
+                // What has expired there may be older than the cache here: asked for one, it says so.
+                let below = stream.young_from.unwrap_or(u64::MAX) - 1;
+                let unknown = stream.wanted_rev(0..=below).next();
+                picked.extend(unknown.map(|gap| *gap.end()..=*gap.end()));
                 if !picked.is_empty() {
                     wants.insert(entry.stream, picked);
                 }
