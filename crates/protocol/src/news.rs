@@ -435,6 +435,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
     }
 
+    /// Whether it is the stream that its node's news is about.
+    pub(crate) fn is_present(&self, id: StreamId) -> bool {
+        self.news.board.is_present(id)
+    }
+
     /// Forgets the news of a node that is nobody's peer any more.
     pub(crate) fn forget_news(&mut self, node: NodeId) {
         if !self.roster.has_node(node) {

@@ -82,7 +82,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             // A node that is there may go on with its stream after any silence: to who has forgotten it, all that it
             // issued before would be lacking.
             let mut later = self.streams.range(id..=*StreamId::all_of(id.node).end());
-            if later.nth(1).is_some() || !self.roster.has_node(id.node) {
+            let latest = later.nth(1).is_none() || self.is_present(id);
+            if !latest || !self.roster.has_node(id.node) {
                 self.forget_stream(id);
             } else if let Some(stream) = self.streams.get_mut(&id) {
                 // Nor at once when it is taken out of the list of peers, by mistake or for a moment.

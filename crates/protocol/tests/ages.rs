@@ -7,8 +7,11 @@ use common::aging::{RETENTION, config, purge_for, wanted};
 use common::puppet::{Puppet, Tell, put_message};
 use common::{Apply, Fleet, ms, secs};
 use powderhorn_protocol::config::Config;
-use powderhorn_protocol::id::{MessageId, StreamId};
-use powderhorn_protocol::{Outcome, PeerId};
+use powderhorn_protocol::id::{Epoch, MessageId, StreamId};
+use powderhorn_protocol::store::MemoryStore;
+use powderhorn_protocol::{Core, Identity, Outcome, PeerId};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 #[test]
 fn who_restarts_with_a_journal_lacks_nothing_that_expired_before() {
@@ -162,4 +165,106 @@ fn a_question_that_waited_is_not_answered_by_a_floor() {
     fleet.run(secs(60));
     fleet.thaw(0);
     fleet.converge(secs(20));
+}
+
+/// A digest was the last that was heard of them: nobody has them, and they must not be lacking for ever.
+#[test]
+fn the_last_purges_of_a_dead_life_are_given_up() {
+    let mut fleet = Fleet::new(1, 3, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 5);
+    fleet.filter = Some(Box::new(|from, _, bytes| {
+        from != 0 || common::is_digest(bytes)
+    }));
+    for _ in 0..5 {
+        fleet.issue(0);
+    }
+    fleet.run(secs(2));
+    fleet.filter = None;
+    fleet.restart(0);
+    fleet.run(secs(4 * RETENTION + 400));
+    for node in &fleet.nodes {
+        assert_eq!(wanted(&node.core), 0);
+        let complete = node.core.standing(fleet.now).complete_ms;
+        assert!(complete.is_some_and(|ms| ms < 10_000), "{complete:?}");
+    }
+}
+
+/// They were dropped for want of room before they were too old.
+#[test]
+fn purges_of_unknown_kinds_are_forgotten_with_their_stream() {
+    let mut small = config();
+    small.retention_bytes = 3_000;
+    let mut fleet = Fleet::new(2, 3, &small);
+    fleet.settle();
+    let mut later = fleet.add_puppet(0, 50);
+    fleet.run(secs(2));
+    let epoch = Epoch {
+        stamp: common::WALL_MS,
+        random: 1,
+    };
+    let stream = StreamId {
+        node: common::node_id(1),
+        epoch,
+    };
+    let tell = Tell {
+        op: 777,
+        body: b"x",
+        ..Tell::default()
+    };
+    let now = fleet.now;
+    let core = &mut fleet.nodes[0].core;
+    later.tell(core, now, MessageId { stream, seq: 1 }, tell);
+    core.remove_peer(later.peer);
+    purge_for(&mut fleet, &[2], 60);
+    assert!(fleet.nodes[0].core.standing(fleet.now).flags != 0);
+    fleet.run(secs(5 * RETENTION + 400));
+    for node in &fleet.nodes {
+        let standing = node.core.standing(fleet.now);
+        assert_eq!(standing.flags, 0);
+        assert!(standing.complete_ms.is_some_and(|ms| ms < 10_000));
+    }
+}
+
+/// It has lost its disk, and its clock is behind: its present epoch sorts below its earlier one.
+#[test]
+fn a_silent_node_whose_clock_was_set_back_is_not_forgotten_either() {
+    let mut fleet = Fleet::new(4, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 5);
+    // Nobody speaks of that stream any more, and all remember it.
+    fleet.run(secs(2 * RETENTION + 20));
+    fleet.stop(0);
+    let identity = Identity {
+        node: common::node_id(0),
+        instance: 4_711,
+        stamp: common::WALL_MS / 2,
+    };
+    let (now, own) = (fleet.now, fleet.nodes[0].config.clone());
+    let (store, rng) = (MemoryStore::new(), StdRng::seed_from_u64(9));
+    fleet.nodes[0].core = Core::new(identity, own, store, rng, now, now);
+    fleet.come_up_empty(0);
+    fleet.run(secs(10));
+    purge_for(&mut fleet, &[0], 5);
+    fleet.run(secs(4 * RETENTION + 400));
+    let late = fleet.issue(0);
+    fleet.run(secs(60));
+    for node in &fleet.nodes {
+        assert!(node.applied.contains_key(&late));
+        assert_eq!((wanted(&node.core), node.flushes.len()), (0, 0));
+    }
+}
+
+/// Nobody holds what came before, so no digest would have it asked for.
+#[test]
+fn what_expired_before_a_cache_began_is_not_lacking() {
+    let mut fleet = Fleet::new(10, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 24);
+    fleet.run(secs(RETENTION + 30));
+    fleet.restart(3);
+    fleet.run(secs(30));
+    fleet.issue(0);
+    fleet.run(secs(30));
+    assert_eq!(wanted(&fleet.nodes[3].core), 0);
 }

@@ -298,7 +298,8 @@ impl Fleet {
         self.come_up_empty(index);
     }
 
-    fn come_up_empty(&mut self, index: usize) {
+    /// A node whose core is a new one is there, with an empty cache.
+    pub fn come_up_empty(&mut self, index: usize) {
         let node = &mut self.nodes[index];
         node.up = true;
         node.cache_started = self.now;
