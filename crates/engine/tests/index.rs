@@ -345,9 +345,10 @@ fn inserts_go_on_during_a_mass_purge() {
             (inserted, acts_max)
         });
         let n = index.purge_key(key(1), at(0), true, &mut |_| {
-            acts.fetch_add(1, Ordering::SeqCst);
-            // Leaves the processor to the inserter, so that he waits for nothing but the lock.
-            if inserting.load(Ordering::SeqCst) {
+            let act = acts.fetch_add(1, Ordering::SeqCst);
+            // Leaves the processor to the inserter, so that he waits for nothing but the lock; now and then in any
+            // case, as others may have the processor that he needs to get there.
+            if inserting.load(Ordering::SeqCst) || act % 64 == 0 {
                 std::thread::sleep(Duration::from_micros(20));
             }
         });
