@@ -174,7 +174,7 @@ impl Stream {
         lost
     }
 
-    /// Wants nothing any more up to `last`, which is not below the floor; how many messages were still wanted.
+    /// Wants nothing any more up to `last`, and below the floor nothing is wanted anyway; how many messages were still wanted.
     pub fn skip(&mut self, last: u64) -> u64 {
         let skipped = total(self.wanted(self.floor..=last));
         self.known.insert_range(self.floor..=last);

@@ -3,6 +3,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use powderhorn_protocol::bounds::OWN_SITE_PERCENT_MAX;
 use powderhorn_protocol::purge::{HEADER_NAME_BYTES_MAX, is_token};
 use toml::Spanned;
 
@@ -93,7 +94,8 @@ impl Source<'_> {
             limits.round = duration(self.duration("limits.round", raw, 20..=MINUTE_MS)?);
         }
         if let Some(raw) = &raw.own_site_percent {
-            limits.own_site_percent = self.number("limits.own_site_percent", raw, 0..=95)? as u32;
+            let range = 0..=u64::from(OWN_SITE_PERCENT_MAX);
+            limits.own_site_percent = self.number("limits.own_site_percent", raw, range)? as u32;
         }
         if let Some(raw) = &raw.repair_bytes_peer {
             limits.repair_bytes_peer =

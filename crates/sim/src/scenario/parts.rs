@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use powderhorn_protocol::bounds::OWN_SITE_PERCENT_MAX;
 use powderhorn_protocol::config::Config;
 use serde::Deserialize;
 
@@ -179,7 +180,12 @@ impl NodeConfig {
         }
         let percent = self.own_site_percent.map(u64::from);
         let numbers = [
-            ("own_site_percent", percent, 0, 95),
+            (
+                "own_site_percent",
+                percent,
+                0,
+                u64::from(OWN_SITE_PERCENT_MAX),
+            ),
             (
                 "repair_bytes_peer",
                 self.repair_bytes_peer,

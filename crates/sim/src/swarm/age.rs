@@ -27,7 +27,7 @@ const SILENCE_SHARE: f64 = 0.2;
 const SILENCE_RETENTIONS: u32 = 4;
 const SILENCE_ROUNDS: u32 = 1_100;
 /// Rounds of a node that may go to its own site, in percent.
-const OWN_SITE_PERCENT_MAX: u32 = 70;
+const NEAR_PERCENT_MAX: u32 = 70;
 
 /// What is drawn for such a world.
 pub(super) struct Age {
@@ -59,7 +59,7 @@ impl Age {
     /// Sets what a node is to be told.
     pub fn configure(&mut self, config: &mut Config) {
         // A flush waits until members have been heard: of who gossips within its site nearly always, that takes long.
-        config.own_site_percent = config.own_site_percent.min(OWN_SITE_PERCENT_MAX);
+        config.own_site_percent = config.own_site_percent.min(NEAR_PERCENT_MAX);
         config.join_margin = self.join_margin;
         config.retention = self.retention;
         if self.uneven {
