@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use rand::RngCore;
 
-use crate::bounds::{
-    EVIDENCE_MEMBERS, EVIDENCE_ROUNDS, FLUSH_COVERS_MAX, FLUSH_RETRY, MENTION_RETENTIONS,
-};
+use crate::bounds::{EVIDENCE_MEMBERS, EVIDENCE_ROUNDS, FLUSH_COVERS_MAX, FLUSH_RETRY};
 use crate::core::{Core, Event};
 use crate::delivery::{Delivery, Outcome};
 use crate::id::{MessageId, StreamId};
@@ -60,43 +58,40 @@ impl Stream {
 }
 
 impl<S: Store, R: RngCore> Core<S, R> {
-    /// Takes to heart what a peer's digest says of messages that have expired.
+    /// Takes to heart what a peer's digest says of messages that it has no more.
     pub(crate) fn note_expired(&mut self, now: Time, from: PeerId, entry: &DigestEntry<'_>) {
         let expired = entry.flags & DigestEntry::EXPIRED_BELOW != 0;
-        let (own, round) = (entry.stream == self.own, self.round);
-        let mut believed = expired && !own;
-        if let Some(stream) = self.streams.get_mut(&entry.stream) {
-            stream.mentioned = round;
-            believed &= stream.young_from.is_some() && entry.start > stream.top + 1;
-            if !believed && !stream.has_gaps() {
-                // Nearly always there is nothing to miss.
-                stream.absence = None;
-                return;
-            }
-            // Only the origin knows what there will be: while it is there, nobody else is believed.
-            let origin = |peer: &Peer| peer.is_up_as(entry.stream.node);
-            believed = believed
-                && (self.peers.get(from).is_some_and(origin) || !self.peers.values().any(origin));
+        let round = self.round;
+        let gone = if entry.stream == self.own {
+            0
         } else {
-            // Peers speak of it, so its end is not long ago. A cache that was there before should have
-            // heard of it.
-            let spoken_of = self.config.retention.saturating_mul(MENTION_RETENTIONS);
-            let younger = now.since(self.oldest_wanted()) <= spoken_of + self.config.join_margin;
-            if !believed || younger {
-                return;
+            last_gone(entry)
+        };
+        let fresh = self.is_cache_fresh(now);
+        let top = match self.streams.get_mut(&entry.stream) {
+            Some(stream) => {
+                stream.mentioned = round;
+                if gone <= stream.top && !stream.has_gaps() {
+                    // Nearly always there is nothing to miss.
+                    stream.absence = None;
+                    return;
+                }
+                stream.top
             }
+            // Nor does a cache that has just come up miss what has expired anywhere.
+            None if gone == 0 || fresh => return,
+            None => 0,
+        };
+        if gone > top && self.is_believed(from, entry.stream) {
             if let Some(stream) = self.stream(entry.stream) {
-                stream.note_young(entry.start.saturating_sub(1).max(1));
+                // What is there no more has been there. Whether it is older than the cache here is then asked.
+                stream.top = gone;
+                stream.changed = round;
             }
         }
         let Some(stream) = self.streams.get_mut(&entry.stream) else {
             return;
         };
-        if believed && entry.start > stream.top + 1 {
-            // What has expired there has been there.
-            stream.top = entry.start - 1;
-            stream.changed = round;
-        }
         let Some(seq) = stream.first_lacking() else {
             stream.absence = None;
             return;
@@ -124,6 +119,21 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
             Some((RunKind::Reserved, _)) | None => {}
         }
+    }
+
+    /// Whether the cache is younger than anything that has expired, even where the retention is the shortest.
+    fn is_cache_fresh(&self, now: Time) -> bool {
+        let shortest = self.config.retention.min(FLUSH_COVERS_MAX);
+        now.since(self.oldest_wanted()) < shortest + self.config.join_margin
+    }
+
+    /// Whether a peer is to be believed that there are messages of a stream that nobody has. Only the origin
+    /// knows what there will be: while it is there, nobody else is believed, but of its past lives.
+    fn is_believed(&self, from: PeerId, id: StreamId) -> bool {
+        let origin = |peer: &Peer| peer.is_up_as(id.node);
+        self.peers.get(from).is_some_and(origin)
+            || !self.peers.values().any(origin)
+            || self.is_past(id)
     }
 
     /// Whether what is wanted first of a stream can be had from nobody.
@@ -268,6 +278,19 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.stats.lost = self.stats.lost.saturating_add(lost);
         lost
     }
+}
+
+/// The last message of which an entry says that its sender has it no more; 0 if there is none.
+fn last_gone(entry: &DigestEntry<'_>) -> u64 {
+    let silent = entry.runs().filter(|(kind, _)| *kind == RunKind::Silent);
+    let evicted = (entry.flags & DigestEntry::EVICTED != 0).then(|| silent.last());
+    let evicted = evicted.flatten().map_or(0, |(_, range)| *range.end());
+    let expired = entry.flags & DigestEntry::EXPIRED_BELOW != 0;
+    evicted.max(if expired {
+        entry.start.saturating_sub(1)
+    } else {
+        0
+    })
 }
 
 impl Absence {

@@ -212,7 +212,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         stream.last_born = stream.last_born.max(Some(born));
         if born < oldest {
             // And all that was issued before it is older still.
-            let skipped = stream.skip(seq);
+            let skipped = stream.skip_older(seq, born);
             // As many as there are numbers, if need be.
             self.stats.skipped = self.stats.skipped.saturating_add(skipped);
             return;

@@ -15,7 +15,7 @@ use rand::RngCore;
 
 use crate::bounds::{
     ACTIVE_ROUNDS, DIGEST_PARTS_MAX, DIGESTS_REMEMBERED, MENTION_RETENTIONS, NEWS_SHARE_PERCENT,
-    PLAINTEXT_BYTES_MAX, PULL_ALONE_ROUNDS, PUSH_SLACK, REORDER_DELAY, SOLICIT_JITTER,
+    PLAINTEXT_BYTES_MAX, PULL_ALONE_ROUNDS, PUSH_SLACK, REORDER_DELAY, SEQ_MAX, SOLICIT_JITTER,
     SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX,
 };
 use crate::core::{Core, To, Transmit};
@@ -51,18 +51,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
     pub(crate) fn build_digests(&mut self, now: Time, id: PeerId) {
         let since = self.active_since();
         let (mut active, mut quiet) = (Vec::new(), Vec::new());
-        let mention = now - self.config.retention.saturating_mul(MENTION_RETENTIONS);
-        let spoken_of = |stream: &Stream| {
-            // Of a stream without a birth nothing has come here; once it has been skipped, others may
-            // speak of it.
-            let over = stream.held.is_empty()
-                && match stream.last_born {
-                    Some(born) => born < mention,
-                    None => !stream.has_gaps(),
-                };
-            stream.top > 0 && !over
-        };
-        for (&id, stream) in self.streams.iter().filter(|(_, stream)| spoken_of(stream)) {
+        let mention = self.mentioned_since(now);
+        let spoken_of = |(_, stream): &(&StreamId, &Stream)| stream.is_spoken_of(mention);
+        for (&id, stream) in self.streams.iter().filter(spoken_of) {
             // Who was in a digest longest ago is first in this one; then who changed last.
             let turn = (stream.digested, u64::MAX - stream.changed, id);
             if stream.changed >= since || stream.has_gaps() {
@@ -168,9 +159,41 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.round.saturating_sub(u64::from(ACTIVE_ROUNDS))
     }
 
+    /// Streams that nothing has come of since then are not spoken of in digests.
+    fn mentioned_since(&self, now: Time) -> Time {
+        now - self.config.retention.saturating_mul(MENTION_RETENTIONS)
+    }
+
+    /// What is to be told to a peer that lacks something of streams that no digest speaks of here: it waits for all
+    /// to say that they have not got it.
+    fn entries_unspoken(&self, now: Time, digest: &Digest<'_>) -> Vec<u8> {
+        let mention = self.mentioned_since(now);
+        let mut entries = Vec::new();
+        for entry in digest.entries() {
+            let mut runs = entry.runs();
+            let lacks = entry.flags & DigestEntry::OPEN == 0
+                && runs.any(|(kind, _)| kind == RunKind::Missing);
+            let stream = self.streams.get(&entry.stream);
+            if !lacks || stream.is_some_and(|stream| stream.is_spoken_of(mention)) {
+                continue;
+            }
+            if DIGEST_ENTRIES_BYTES - entries.len() < ENTRY_BYTES_MIN {
+                break;
+            }
+            let nothing = EntryWriter {
+                stream: entry.stream,
+                flags: 0,
+                start: 1,
+                runs: vec![(RunKind::Silent, SEQ_MAX)],
+            };
+            nothing.encode(&mut entries);
+        }
+        entries
+    }
+
     /// Tells a peer, whose digest asks for that, of streams that changed here lately and that it
     /// did not name: it does not know that there is something to miss.
-    fn tell_unnamed(&mut self, now: Time, to: PeerId, settled: Time, digest: &Digest<'_>) {
+    fn entries_unnamed(&mut self, settled: Time, digest: &Digest<'_>, entries: &mut Vec<u8>) {
         let since = self.active_since();
         let named: BTreeSet<StreamId> = digest.entries().map(|entry| entry.stream).collect();
         let unnamed = self.streams.iter().filter(|(id, stream)| {
@@ -182,15 +205,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .filter(|&id| self.store.last_born_before(id, settled).is_some())
             .take(DIGEST_ENTRIES_BYTES / ENTRY_BYTES_MIN)
             .collect();
-        let mut entries = Vec::new();
         for id in unnamed {
-            if !self.put_entry(id, usize::MAX, Some(&mut entries)) {
+            if !self.put_entry(id, usize::MAX, Some(entries)) {
                 break;
             }
-        }
-        // One a peer at a time: a driver that does not send must not pile them up.
-        if !entries.is_empty() && self.digests.len() < DIGEST_ANSWERS_MAX {
-            self.queue_digest(now, to, 0, entries);
         }
     }
 
@@ -304,8 +322,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let picked = pick(push, newest, oldest);
             self.queue_repair(now, from, entry.stream, picked);
         }
+        let mut entries = self.entries_unspoken(now, &digest);
         if digest.flags & Digest::ASKS != 0 {
-            self.tell_unnamed(now, from, now - in_transit, &digest);
+            self.entries_unnamed(now - in_transit, &digest, &mut entries);
+        }
+        // One a peer at a time: a driver that does not send must not pile them up.
+        if !entries.is_empty() && self.digests.len() < DIGEST_ANSWERS_MAX {
+            self.queue_digest(now, from, 0, entries);
         }
         if !wants.is_empty() {
             let due = now + REORDER_DELAY + jitter;
@@ -330,6 +353,19 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 }
             }
         }
+    }
+}
+
+impl Stream {
+    /// Whether digests speak of it: if something is held, or came after `mention`.
+    fn is_spoken_of(&self, mention: Time) -> bool {
+        let over = || match self.last_born {
+            Some(born) => born < mention,
+            // Nothing has come here. Once it has been skipped, others may speak of it; and who only lack it do not
+            // remind each other for ever.
+            None => !self.has_gaps() || self.lacking_since.is_some_and(|since| since < mention),
+        };
+        self.top > 0 && !(self.held.is_empty() && over())
     }
 }
 
@@ -369,7 +405,8 @@ fn digest_entry(id: StreamId, stream: &mut Stream, round: u64, bytes: usize) -> 
     };
     stream.digest_older = !stream.digest_older;
     let young = stream.young_from.or_else(|| newest_lacking(stream, round));
-    let open = from == stream.top && stream.young_from.is_some();
+    // Who waits to hear that something is to be had from nobody says what that is.
+    let open = from == stream.top && stream.young_from.is_some() && stream.absence.is_none();
     let mut runs: Vec<(RunKind, u64)> = Vec::new();
     let (mut used, mut next) = (0, from);
     let mut start = stream.floor;
@@ -397,7 +434,7 @@ fn digest_entry(id: StreamId, stream: &mut Stream, round: u64, bytes: usize) -> 
     }
     runs.reverse();
     let mut flags = if open { DigestEntry::OPEN } else { 0 };
-    if start == stream.floor && stream.floor_born.is_some() {
+    if start == stream.floor && stream.floor_born.is_some() && !stream.floor_lost {
         flags |= DigestEntry::EXPIRED_BELOW;
     }
     if stream.evicted_below > start {

@@ -166,6 +166,11 @@ impl Board {
         told.is_some_and(|told| told.standing().stream == id.epoch.random as u16)
     }
 
+    /// Whether its node's news is about another one.
+    fn is_past(&self, id: StreamId) -> bool {
+        self.place(id.node).is_some() && !self.is_present(id)
+    }
+
     fn insert(&mut self, node: NodeId) -> usize {
         let place = self.nodes.len();
         self.places.insert(node, place);
@@ -438,6 +443,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
     /// Whether it is the stream that its node's news is about.
     pub(crate) fn is_present(&self, id: StreamId) -> bool {
         self.news.board.is_present(id)
+    }
+
+    /// Whether its node's news is about another one.
+    pub(crate) fn is_past(&self, id: StreamId) -> bool {
+        self.news.board.is_past(id)
     }
 
     /// Forgets the news of a node that is nobody's peer any more.

@@ -178,7 +178,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 .map_or(u64::MAX, |range| *range.start());
             // Also if it was asked for nothing older: the asker may not have heard of that. A question that answers
             // no digest may have waited for any time, in which what it is about has grown older.
-            if solicit.round != 0 && young > 1 && asked_first <= young {
+            let told = young > 1 && asked_first <= young;
+            // And the other way round: it is gone here, and not older than the asker's cache. Its margin does
+            // not count, in which there was nothing in the cache yet.
+            let asked = |seq| entry.ranges().any(|range| range.contains(&seq));
+            let since = cutoff + self.config.join_margin;
+            let told = told || stream.gone_young(since).any(asked);
+            if solicit.round != 0 && told {
                 if let Some(peer) = self.peers.get_mut(from) {
                     peer.floors.insert(entry.stream, young);
                     self.repairing.insert(from);
@@ -198,19 +204,24 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
     }
 
-    /// Everything of the stream below the floor is older than this node has said it wants.
+    /// Everything of the stream below the floor is older than this node has said it wants, and what it asked for beyond is
+    /// not known to be.
     pub(crate) fn handle_floor(&mut self, floor: Floor) {
         let Some(stream) = self.streams.get_mut(&floor.stream) else {
             return;
         };
         // Only as the answer to a question, and not beyond what is known to exist.
         let seq = floor.seq.min(stream.top.saturating_add(1));
-        if floor.stream == self.own || seq <= stream.floor || !stream.asked_within(0..=seq) {
+        if floor.stream == self.own {
             return;
         }
-        let skipped = stream.skip(seq - 1);
-        stream.note_young(seq);
-        self.stats.skipped = self.stats.skipped.saturating_add(skipped);
+        if seq > stream.floor && stream.asked_within(0..=seq) {
+            let skipped = stream.skip_older(seq - 1, self.born_min);
+            stream.note_young(seq);
+            self.stats.skipped = self.stats.skipped.saturating_add(skipped);
+        } else if let Some(asked) = stream.last_asked(seq) {
+            stream.note_young(asked);
+        }
     }
 
     pub(crate) fn queue_repair(
@@ -375,10 +386,5 @@ fn first_young(store: &impl Store, id: StreamId, stream: &Stream, cutoff: Time) 
     let held = store
         .last_born_before(id, cutoff)
         .map_or(1, |(seq, _)| seq + 1);
-    let floor = if stream.floor_born.is_some_and(|born| born < cutoff) {
-        stream.floor
-    } else {
-        1
-    };
-    held.max(floor)
+    held.max(stream.first_young(cutoff))
 }

@@ -52,6 +52,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 self.stats.expired += drop_held(&mut self.store, id, stream, below);
                 if stream.wanted(0..=below - 1).next().is_none() {
                     stream.raise_floor(below, born);
+                    stream.floor_lost = false;
                 } else if stream.dropped.is_none() {
                     stream.dropped = Some((below - 1, born));
                 }
@@ -61,6 +62,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                     .first_unapplied()
                     .map_or(seq + 1, |first| first.min(seq + 1));
                 let lost = stream.raise_floor(below, born);
+                stream.floor_lost = lost > 0;
                 self.stats.lost = self.stats.lost.saturating_add(lost);
                 stream.dropped = None;
             }
@@ -106,7 +108,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let Some(stream) = self.streams.get_mut(&id).filter(|_| excess > 0) else {
                 break;
             };
-            let Some((first, _)) = self.store.oldest(id) else {
+            let Some((first, born)) = self.store.oldest(id) else {
                 continue;
             };
             // What has not been applied is not given up, or it would have to be fetched again.
@@ -116,9 +118,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
             if below > first {
                 self.stats.evicted += drop_held(&mut self.store, id, stream, below);
                 stream.evicted_below = below;
+                stream.evicted_born = Some(born);
                 let left = self.store.oldest(id).map(|(_, born)| born);
+                if let Some(born) = left.or(stream.last_born) {
+                    stream.note_older(below, born);
+                }
                 self.news.evicted_born = self.news.evicted_born.max(left);
-                oldest.extend(self.store.oldest(id).map(|(_, born)| Reverse((born, id))));
+                oldest.extend(left.map(|born| Reverse((born, id))));
             }
         }
     }
@@ -137,7 +143,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         self.stats.evicted += evicted;
         stream.held.remove_all(&lost.seqs);
-        stream.evicted_below = stream.evicted_below.max(last + 1);
+        if last >= stream.evicted_below {
+            stream.evicted_below = last + 1;
+            stream.evicted_born = None;
+        }
+        stream.note_older(last + 1, lost.born_max);
         self.news.evicted_born = self.news.evicted_born.max(Some(lost.born_max));
     }
 

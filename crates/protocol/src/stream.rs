@@ -11,7 +11,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use crate::absence::Absence;
-use crate::bounds::REORDER_DELAY;
+use crate::bounds::{REORDER_DELAY, SEQ_MAX};
 use crate::peer::PeerId;
 use crate::ranges::{RangeSet, total};
 use crate::time::Time;
@@ -37,6 +37,12 @@ pub(crate) struct Stream {
     /// A message below the floor was born at this time, so all below are at least as old. `None`
     /// while the floor is at the stream's beginning.
     pub floor_born: Option<Time>,
+    /// Whether something below the floor was given up that was never had here: to others it may be none that
+    /// has expired.
+    pub floor_lost: bool,
+    /// Below this seq all were born before this time or just then, though it may not be below the floor: too old for
+    /// this cache, or dropped for want of room.
+    pub older: Option<(u64, Time)>,
     /// When the youngest message received or issued was born. Until that has expired the stream is
     /// remembered, be anything of it still held or not.
     pub last_born: Option<Time>,
@@ -75,6 +81,8 @@ pub(crate) struct Stream {
     pub absence: Option<Absence>,
     /// Below this, what was held has been dropped for want of room.
     pub evicted_below: u64,
+    /// The last of that was born then or later, if that is known.
+    pub evicted_born: Option<Time>,
     /// The largest seq known when the cache was flushed: what came up to it was issued before.
     pub flushed_top: u64,
     /// The same of a flush that is under way.
@@ -93,6 +101,8 @@ impl Stream {
             unsupported: RangeSet::new(),
             floor: 1,
             floor_born: None,
+            floor_lost: false,
+            older: None,
             last_born: None,
             top: 0,
             changed: round,
@@ -111,6 +121,7 @@ impl Stream {
             lacking_since: None,
             absence: None,
             evicted_below: 0,
+            evicted_born: None,
             flushed_top: 0,
             flushing_top: 0,
         }
@@ -179,6 +190,45 @@ impl Stream {
         let skipped = total(self.wanted(self.floor..=last));
         self.known.insert_range(self.floor..=last);
         skipped
+    }
+
+    /// The same for its age: everything up to `last` was born at `born` at the latest.
+    pub fn skip_older(&mut self, last: u64, born: Time) -> u64 {
+        self.note_older(last.saturating_add(1), born);
+        self.skip(last)
+    }
+
+    /// Notes that everything below `seq` was born at `born` at the latest.
+    pub fn note_older(&mut self, seq: u64, born: Time) {
+        if self.older.is_none_or(|(before, _)| before < seq) {
+            self.older = Some((seq.min(SEQ_MAX), born));
+        }
+    }
+
+    /// The first seq that may have been born at `cutoff` or later, as far as that is known of what is not held:
+    /// everything below is older.
+    pub fn first_young(&self, cutoff: Time) -> u64 {
+        let floor = self.floor_born.map(|born| (self.floor, born));
+        let marks = [floor, self.older].into_iter().flatten();
+        let older = marks.filter(|(_, born)| *born < cutoff);
+        older.map(|(seq, _)| seq).max().unwrap_or(1)
+    }
+
+    /// Messages of which is known that they were born at `cutoff` or later, and which have expired here or
+    /// were dropped for want of room: the last of each kind.
+    pub fn gone_young(&self, cutoff: Time) -> impl Iterator<Item = u64> + use<> {
+        let floor = self.floor_born.filter(|_| !self.floor_lost);
+        let floor = floor.map(|born| (self.floor, born));
+        let evicted = self.evicted_born.map(|born| (self.evicted_below, born));
+        let marks = [floor, evicted].into_iter().flatten();
+        let young = marks.filter(move |(_, born)| *born >= cutoff);
+        young.map(|(below, _)| below.saturating_sub(1))
+    }
+
+    /// The last message that was asked for not long ago and is still wanted, at `seq` or later.
+    pub fn last_asked(&self, seq: u64) -> Option<u64> {
+        let last = self.asked.iter().filter_map(RangeSet::last).max()?;
+        self.wanted_rev(seq..=last).next().map(|gap| *gap.end())
     }
 
     /// Whether `range` holds something that was asked for and not long ago.

@@ -2,20 +2,11 @@
 
 mod common;
 
-use common::aging::{RETENTION, config, purge_for, wanted};
+use common::aging::{RETENTION, config, cut_off, flushes, purge_for, wanted};
 use common::{Fleet, ms, secs};
 use powderhorn_protocol::Event;
 use powderhorn_protocol::id::MessageId;
 use powderhorn_protocol::store::{Held, MemoryStore, Store};
-
-fn flushes(fleet: &Fleet) -> Vec<usize> {
-    fleet.nodes.iter().map(|node| node.flushes.len()).collect()
-}
-
-fn cut_off(fleet: &mut Fleet, index: usize, cut: bool) {
-    let others: Vec<usize> = (0..fleet.nodes.len()).filter(|n| *n != index).collect();
-    fleet.cut(&[index], &others, cut);
-}
 
 /// Of each node no more is kept than how far it had got, and a newcomer hears of nothing.
 fn assert_nobody_speaks_of_streams(fleet: &mut Fleet) {

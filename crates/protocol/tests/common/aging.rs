@@ -27,3 +27,14 @@ pub fn purge_for(fleet: &mut Fleet, origins: &[usize], seconds: u64) {
 pub fn wanted(core: &TestCore) -> u64 {
     core.streams().map(|view| view.wanted).sum()
 }
+
+/// How often each node's cache was flushed because it was away for too long.
+pub fn flushes(fleet: &Fleet) -> Vec<usize> {
+    fleet.nodes.iter().map(|node| node.flushes.len()).collect()
+}
+
+/// Cuts a node off from all others, or joins it to them again.
+pub fn cut_off(fleet: &mut Fleet, index: usize, cut: bool) {
+    let others: Vec<usize> = (0..fleet.nodes.len()).filter(|n| *n != index).collect();
+    fleet.cut(&[index], &others, cut);
+}

@@ -1,0 +1,344 @@
+//! What can be had from nobody any more: who needs it hears so, whoever has started again meanwhile, and who does not
+//! need it is left alone.
+
+mod common;
+
+use common::aging::{RETENTION, config, cut_off, flushes, purge_for, wanted};
+use common::{Fleet, is_digest, ms, secs};
+use powderhorn_protocol::config::Config;
+use powderhorn_protocol::id::{MessageId, StreamId};
+use powderhorn_protocol::purge::Purge;
+use powderhorn_protocol::wire::{Datagram, Frame};
+
+/// Room for a few dozen messages.
+fn small() -> Config {
+    Config {
+        retention: secs(10 * RETENTION),
+        retention_bytes: 3_000,
+        ..config()
+    }
+}
+
+fn issue(fleet: &mut Fleet, index: usize, count: usize) -> StreamId {
+    let ids: Vec<MessageId> = (0..count)
+        .map(|_| {
+            fleet.run(secs(1));
+            fleet.issue(index)
+        })
+        .collect();
+    ids[0].stream
+}
+
+fn is_held(fleet: &Fleet, index: usize, stream: StreamId) -> bool {
+    let mut views = fleet.nodes[index].core.streams();
+    views.any(|view| view.id == stream && !view.held.is_empty())
+}
+
+/// Has node 1 issue until nobody of these has room for anything of a stream, and for all that came later.
+fn evict(fleet: &mut Fleet, nodes: &[usize], stream: StreamId) {
+    // Nothing is smaller, so each takes the room of one at most.
+    fleet.run(secs(1));
+    let later = fleet.issue_purge(1, Purge::Everything);
+    while nodes.iter().any(|n| is_held(fleet, *n, stream)) {
+        fleet.issue_purge(1, Purge::Everything);
+        fleet.run(secs(1));
+    }
+    for &index in nodes {
+        let mut views = fleet.nodes[index].core.streams();
+        assert!(views.any(|view| view.id == later.stream && view.held.contains(later.seq)));
+    }
+}
+
+fn complete(fleet: &Fleet, index: usize) -> bool {
+    let standing = fleet.nodes[index].core.standing(fleet.now);
+    wanted(&fleet.nodes[index].core) == 0 && standing.complete_ms.is_some_and(|ms| ms < 20_000)
+}
+
+/// All that it missed of a stream, and nothing else: no digest says any more that there is something held.
+#[test]
+fn what_was_missed_and_evicted_everywhere_counts() {
+    let mut fleet = Fleet::new(3, 4, &small());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 5);
+    cut_off(&mut fleet, 3, true);
+    let stream = issue(&mut fleet, 0, 5);
+    evict(&mut fleet, &[0, 1, 2], stream);
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+}
+
+/// The same of a stream that it has never heard of.
+#[test]
+fn a_new_stream_that_was_evicted_everywhere_counts() {
+    let mut fleet = Fleet::new(4, 4, &small());
+    fleet.settle();
+    fleet.run(secs(RETENTION));
+    cut_off(&mut fleet, 3, true);
+    fleet.restart(0);
+    let stream = issue(&mut fleet, 0, 5);
+    evict(&mut fleet, &[0, 1, 2], stream);
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+    // Whose cache came up empty after all that needs nothing of it.
+    fleet.restart(2);
+    fleet.run(secs(RETENTION));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+}
+
+/// All have to say that they have not got it, and these know nothing of it: they have started again.
+#[test]
+fn who_has_started_again_says_that_it_has_nothing() {
+    let mut fleet = Fleet::new(5, 5, &small());
+    fleet.settle();
+    purge_for(&mut fleet, &[0, 1, 2], 20);
+    cut_off(&mut fleet, 4, true);
+    fleet.restart(0);
+    let stream = issue(&mut fleet, 0, 5);
+    evict(&mut fleet, &[0, 1, 2, 3], stream);
+    // Of the node that issued it there is a new life, and that knows nothing of the old one either.
+    fleet.restart(0);
+    fleet.restart(2);
+    fleet.run(secs(5));
+    cut_off(&mut fleet, 4, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 0, 1]);
+    assert!((0..5).all(|n| complete(&fleet, n)));
+}
+
+/// Who issued it has started again, and its new life knows nothing of the old one.
+#[test]
+fn members_are_believed_of_a_life_that_is_over() {
+    let mut fleet = Fleet::new(6, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 5);
+    cut_off(&mut fleet, 3, true);
+    issue(&mut fleet, 0, 5);
+    fleet.run(secs(30));
+    fleet.restart(0);
+    fleet.run(secs(RETENTION + 30));
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+}
+
+/// A digest told of it, it itself did not come; and then it expired, while the node was cut off.
+#[test]
+fn what_was_heard_of_and_never_came_counts() {
+    for others in [1, 2] {
+        let mut fleet = Fleet::new(6, 4, &config());
+        fleet.settle();
+        fleet.run(secs(60));
+        let victims: Vec<usize> = (4 - others..4).collect();
+        let here: Vec<usize> = (0..4 - others).collect();
+        let reached = here.len();
+        fleet.filter = Some(Box::new(move |_, to, bytes| {
+            to < reached || is_digest(bytes)
+        }));
+        fleet.issue(0);
+        fleet.run(secs(3));
+        fleet.filter = None;
+        fleet.cut(&victims, &here, true);
+        fleet.run(secs(RETENTION + 30));
+        fleet.cut(&victims, &here, false);
+        fleet.run(secs(60));
+        let flushed: Vec<usize> = (0..4).map(|n| usize::from(n >= 4 - others)).collect();
+        assert_eq!(flushes(&fleet), flushed);
+        assert!((0..4).all(|n| complete(&fleet, n)));
+    }
+}
+
+/// Nobody else has ever heard of it when they are back: they do not remind each other for ever.
+#[test]
+fn two_who_heard_of_it_give_it_up() {
+    let mut fleet = Fleet::new(7, 4, &config());
+    fleet.settle();
+    fleet.run(secs(60));
+    fleet.filter = Some(Box::new(|_, to, bytes| to < 2 || is_digest(bytes)));
+    fleet.issue(0);
+    fleet.run(secs(3));
+    fleet.filter = None;
+    fleet.cut(&[2, 3], &[0, 1], true);
+    fleet.run(secs(30));
+    fleet.restart(0);
+    fleet.restart(1);
+    fleet.run(secs(5));
+    fleet.cut(&[2, 3], &[0, 1], false);
+    fleet.run(secs(60));
+    // Who issued it may come back with its journal.
+    assert_eq!(wanted(&fleet.nodes[2].core), 1);
+    fleet.run(secs(3 * RETENTION + 300));
+    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_eq!(flushes(&fleet), [0; 4]);
+}
+
+/// A cache that was cut off when it came up: of what is issued meanwhile the first part expires, the rest comes.
+#[test]
+fn the_expired_head_of_a_living_stream_counts() {
+    let mut fleet = Fleet::new(8, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 30);
+    fleet.run(secs(30));
+    cut_off(&mut fleet, 3, true);
+    fleet.restart(3);
+    purge_for(&mut fleet, &[0], RETENTION * 3 / 2);
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+}
+
+/// The cache is older than what has expired, and not by much.
+#[test]
+fn a_stream_that_expired_in_a_young_cache_counts() {
+    let mut fleet = Fleet::new(9, 4, &config());
+    fleet.settle();
+    cut_off(&mut fleet, 3, true);
+    fleet.restart(3);
+    fleet.run(secs(1));
+    purge_for(&mut fleet, &[0], 5);
+    fleet.run(secs(RETENTION + 30));
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+}
+
+/// The other way round: it expired in its life, and is older than its cache all the same.
+#[test]
+fn what_expired_later_and_is_older_than_the_cache_does_not_count() {
+    let mut fleet = Fleet::new(10, 4, &config());
+    fleet.settle();
+    fleet.run(secs(30));
+    purge_for(&mut fleet, &[0], 5);
+    fleet.run(secs(RETENTION / 2));
+    cut_off(&mut fleet, 3, true);
+    fleet.restart(3);
+    fleet.run(secs(RETENTION));
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0; 4]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+}
+
+/// What has expired anywhere is older than a cache that has just come up: it does not even ask.
+#[test]
+fn who_has_just_come_up_takes_no_notice_of_what_has_expired() {
+    let mut fleet = Fleet::new(16, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0, 1, 2], 30);
+    fleet.run(secs(RETENTION + 10));
+    fleet.restart(3);
+    fleet.run(secs(30));
+    assert_eq!(fleet.nodes[3].core.streams().count(), 1);
+    fleet.run(secs(60));
+    assert!(complete(&fleet, 3));
+}
+
+/// After a long silence a node issues again; a cache that came up in between hears of that by a digest first.
+#[test]
+fn what_expired_in_a_silence_before_the_cache_does_not_count() {
+    let mut fleet = Fleet::new(11, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 1);
+    fleet.run(secs(5 * RETENTION));
+    fleet.restart(3);
+    fleet.run(secs(4 * RETENTION));
+    fleet.filter = Some(Box::new(|_, to, bytes| to != 3 || is_digest(bytes)));
+    fleet.issue(0);
+    fleet.run(ms(1500));
+    fleet.filter = None;
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0; 4]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+}
+
+/// Without journals, one node after another: the last one hears from those that had heard it, too.
+#[test]
+fn after_a_rolling_restart_nobody_lacks_what_is_older_than_the_caches() {
+    let mut fleet = Fleet::new(12, 3, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 24);
+    fleet.run(secs(30));
+    fleet.issue(0);
+    fleet.issue(0);
+    fleet.run(secs(1));
+    for index in [1, 2, 0] {
+        fleet.restart(index);
+        fleet.run(secs(5));
+    }
+    fleet.run(secs(30));
+    assert!((0..3).all(|n| complete(&fleet, n)));
+    assert_eq!(flushes(&fleet), [0; 3]);
+}
+
+/// Some of them were not told so, but sent the newest of what is older.
+#[test]
+fn who_was_sent_something_older_passes_that_on_too() {
+    let mut fleet = Fleet::new(14, 3, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 24);
+    fleet.run(secs(30));
+    fleet.filter = Some(Box::new(|_, _, bytes| {
+        let datagram = Datagram::parse(bytes).expect("a datagram");
+        !datagram
+            .frames()
+            .any(|frame| matches!(frame, Frame::Floor(_)))
+    }));
+    fleet.restart(1);
+    fleet.run(secs(10));
+    assert_eq!(wanted(&fleet.nodes[1].core), 0);
+    fleet.filter = None;
+    fleet.issue(0);
+    fleet.issue(0);
+    fleet.run(secs(1));
+    fleet.stop(2);
+    fleet.restart(0);
+    fleet.run(secs(10));
+    assert_eq!(wanted(&fleet.nodes[0].core), 0);
+}
+
+/// What is there no more was issued when this cache was not there yet, within the margin.
+#[test]
+fn what_was_evicted_and_is_hardly_older_than_the_cache_does_not_count() {
+    let mut fleet = Fleet::new(15, 4, &small());
+    fleet.settle();
+    cut_off(&mut fleet, 3, true);
+    let stream = issue(&mut fleet, 0, 5);
+    fleet.run(secs(1));
+    fleet.restart(3);
+    evict(&mut fleet, &[0, 1, 2], stream);
+    fleet.run(secs(RETENTION));
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0; 4]);
+}
+
+/// Its issuer died before anybody had it. Who gives it up first must not be taken for one who had had it.
+#[test]
+fn what_nobody_ever_had_makes_nobody_flush() {
+    let mut configs = vec![config(); 4];
+    // Clocks and messages are never quite alike: this one is earlier at giving up.
+    configs[1].retention = secs(RETENTION * 9 / 10);
+    let mut fleet = Fleet::with_configs(13, configs);
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 5);
+    cut_off(&mut fleet, 0, true);
+    fleet.issue(0);
+    fleet.run(secs(3));
+    cut_off(&mut fleet, 0, false);
+    fleet.issue(0);
+    // Before it can answer.
+    fleet.run(ms(1));
+    fleet.stop(0);
+    fleet.run(secs(1));
+    assert!((1..4).all(|n| wanted(&fleet.nodes[n].core) == 1));
+    fleet.run(secs(3 * RETENTION));
+    assert_eq!(flushes(&fleet), [0; 4]);
+    assert!((1..4).all(|n| wanted(&fleet.nodes[n].core) == 0));
+}
