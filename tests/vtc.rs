@@ -207,7 +207,26 @@ fn run(command: &mut Command) -> Result<(), Failed> {
         return Ok(());
     }
     let log = String::from_utf8_lossy(&log);
-    let lines: Vec<&str> = log.lines().collect();
-    let shown = lines.len().saturating_sub(LOG_LINES_SHOWN);
-    Err(format!("{status}\n{}", lines[shown..].join("\n")).into())
+    Err(format!("{status}\n{}", shown(&log)).into())
+}
+
+/// The end of a VTC's log, and the step that it was at. Without the manager's pings: of a VTC that waited until its time
+/// was over, nothing else would be seen.
+fn shown(log: &str) -> String {
+    let is_ping = |line: &str| line.ends_with("- Rd ping") || line.contains("- Wr 200 19 PONG ");
+    let mut lines: Vec<&str> = log.lines().filter(|line| !is_ping(line)).collect();
+    lines.dedup_by(|later, time| {
+        let both = later.starts_with("**** dT") && time.starts_with("**** dT");
+        if both {
+            *time = *later;
+        }
+        both
+    });
+    let step = lines.iter().rfind(|line| line.contains(" top   === "));
+    let shown = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+    format!(
+        "the last step: {}\n{}",
+        step.unwrap_or(&"none"),
+        shown.join("\n")
+    )
 }
