@@ -60,20 +60,9 @@ pub(crate) struct Runtime {
 impl Runtime {
     /// Starts the thread.
     pub fn spawn(shared: Arc<Shared>, key_file: Option<KeyFile>) -> io::Result<()> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
-        let (sockets, sealer) = {
-            let sender = shared.egress.sender.lock();
-            (sender.sockets.clone(), sender.sealer.clone())
-        };
-        let sockets = {
-            let _entered = runtime.enter();
-            let receivers = sockets.iter().map(|socket| socket.receiver());
-            receivers.collect::<io::Result<_>>()?
-        };
+        let sealer = shared.egress.sender.lock().sealer.clone();
         let mut state = Runtime {
-            sockets,
+            sockets: Vec::new(),
             sealer,
             key_file,
             config_file: shared.config().path.clone().map(ConfigFile::new),
@@ -83,26 +72,46 @@ impl Runtime {
             cache_failed: None,
             shared: shared.clone(),
         };
+        let first = state.tokio()?;
         std::thread::Builder::new()
             .name("powderhorn".into())
             .spawn(move || {
-                let end = state.supervise(&runtime);
+                let end = state.supervise(first);
                 // The addresses are free for a successor before anybody hears of the end.
                 shared.egress.sender.lock().sockets.clear();
                 drop(state);
-                drop(runtime);
                 shared.set_runtime(end);
             })?;
         Ok(())
     }
 
-    /// Runs, and runs again after a panic: one bad moment must not make the node deaf for good.
-    fn supervise(&mut self, runtime: &tokio::runtime::Runtime) -> RuntimeState {
+    /// A runtime of tokio's, with the sockets' receiving sides.
+    fn tokio(&mut self) -> io::Result<tokio::runtime::Runtime> {
+        let tokio = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let entered = tokio.enter();
+        let sockets = self.shared.egress.sender.lock().sockets.clone();
+        let receivers = sockets.iter().map(|socket| socket.receiver());
+        self.sockets = receivers.collect::<io::Result<_>>()?;
+        drop(entered);
+        Ok(tokio)
+    }
+
+    /// Runs, and runs again after a panic: one bad moment must not make the node deaf for good. Each time by a
+    /// new runtime of tokio's: one that panicked itself waits for no events any more, and does not say so.
+    fn supervise(&mut self, first: tokio::runtime::Runtime) -> RuntimeState {
+        let mut tokio = Some(first);
         let mut panics = 0;
         loop {
             let started = Instant::now();
-            let run = || runtime.block_on(self.run());
-            if catch_unwind(AssertUnwindSafe(run)).is_ok() {
+            let run = || {
+                let tokio = tokio.take().map_or_else(|| self.tokio(), Ok)?;
+                tokio.block_on(self.run());
+                io::Result::Ok(())
+            };
+            // That there is no new one counts as a panic of it.
+            if let Ok(Ok(())) = catch_unwind(AssertUnwindSafe(run)) {
                 return RuntimeState::Ended;
             }
             let shared = &self.shared;
