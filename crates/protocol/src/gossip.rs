@@ -160,7 +160,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
     }
 
     /// Streams that nothing has come of since then are not spoken of in digests.
-    fn mentioned_since(&self, now: Time) -> Time {
+    pub(crate) fn mentioned_since(&self, now: Time) -> Time {
         now - self.config.retention.saturating_mul(MENTION_RETENTIONS)
     }
 
@@ -358,7 +358,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
 impl Stream {
     /// Whether digests speak of it: if something is held, or came after `mention`.
-    fn is_spoken_of(&self, mention: Time) -> bool {
+    pub(crate) fn is_spoken_of(&self, mention: Time) -> bool {
         let over = || match self.last_born {
             Some(born) => born < mention,
             // Nothing has come here. Once it has been skipped, others may speak of it; and who only lack it do not

@@ -90,4 +90,5 @@ pub use crate::delivery::{Delivery, Knowledge, Outcome};
 pub use crate::news::NewsView;
 pub use crate::peer::PeerId;
 pub use crate::receipts::{PeerReceipt, Receipt, ReceiptState};
+pub use crate::retention::Expired;
 pub use crate::view::{PeerView, StreamView};

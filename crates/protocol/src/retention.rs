@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 use rand::RngCore;
 
-use crate::bounds::{FORGET_RETENTIONS, GIVE_UP_RETENTIONS, MESSAGE_BYTES_MAX};
+use crate::bounds::{FORGET_RETENTIONS, GIVE_UP_RETENTIONS, MESSAGE_BYTES_MAX, SEQ_MAX};
 use crate::core::Core;
 use crate::id::StreamId;
 use crate::ranges::{RangeSet, total, width};
@@ -25,6 +25,17 @@ const EXPIRE_PER_RETENTION: u32 = 20_000;
 
 /// Such batches in a round: 260,000 messages a second.
 const EVICT_BATCHES_ROUND: usize = 1_024;
+
+/// What has expired here of a stream, for who was away, and therefore for the node's next life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Expired {
+    /// The stream.
+    pub stream: StreamId,
+    /// All messages below this seq have.
+    pub below: u64,
+    /// When the last of them was born.
+    pub born: Time,
+}
 
 impl<S: Store, R: RngCore> Core<S, R> {
     /// Drops what is too old, and the oldest while the store is too large.
@@ -199,6 +210,35 @@ impl<S: Store, R: RngCore> Core<S, R> {
             self.ready.insert(id);
             self.ready_count += ready;
         }
+    }
+}
+
+impl<S: Store, R: RngCore> Core<S, R> {
+    /// What has expired here of all streams, as far as others are told of it.
+    pub fn expired(&self, now: Time) -> impl Iterator<Item = Expired> + '_ {
+        let mention = self.mentioned_since(now);
+        let told = move |stream: &Stream| stream.is_spoken_of(mention) && !stream.floor_lost;
+        let streams = self.streams.iter().filter(move |(_, stream)| told(stream));
+        streams.filter_map(|(&id, stream)| {
+            Some(Expired {
+                stream: id,
+                below: stream.floor,
+                born: stream.floor_born?,
+            })
+        })
+    }
+
+    /// Tells of what had expired in an earlier life of this node, after all of [`Core::restore`].
+    pub fn restore_expired(&mut self, expired: &Expired) {
+        let Some(stream) = self.stream(expired.stream) else {
+            return;
+        };
+        // What a crash has brought back expires again.
+        let held = stream.held.first().unwrap_or(SEQ_MAX);
+        let below = expired.below.min(held).max(1);
+        stream.raise_floor(below, expired.born);
+        stream.top = stream.top.max(below - 1);
+        stream.last_born = stream.last_born.max(Some(expired.born));
     }
 }
 

@@ -110,6 +110,29 @@ fn who_has_started_again_says_that_it_has_nothing() {
     assert!((0..5).all(|n| complete(&fleet, n)));
 }
 
+/// Everybody else has started again since it expired, over journals.
+#[test]
+fn what_had_expired_before_all_others_started_again_counts() {
+    let mut fleet = Fleet::new(17, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 5);
+    cut_off(&mut fleet, 3, true);
+    issue(&mut fleet, 0, 5);
+    fleet.run(secs(RETENTION + 20));
+    for index in 0..3 {
+        fleet.restart_with_journal(index);
+        fleet.run(secs(2));
+    }
+    assert_eq!(fleet.nodes[2].core.expired(fleet.now).count(), 1);
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+    // And it is forgotten like any other.
+    fleet.run(secs(3 * RETENTION + 300));
+    assert_eq!(fleet.nodes[2].core.expired(fleet.now).count(), 0);
+}
+
 /// Who issued it has started again, and its new life knows nothing of the old one.
 #[test]
 fn members_are_believed_of_a_life_that_is_over() {

@@ -18,7 +18,9 @@ use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::time::Time;
 use powderhorn_protocol::wire::{Datagram, Frame};
-use powderhorn_protocol::{Core, Delivery, Identity, Outcome, PeerId, PurgeError, To, Transmit};
+use powderhorn_protocol::{
+    Core, Delivery, Expired, Identity, Outcome, PeerId, PurgeError, To, Transmit,
+};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -123,6 +125,7 @@ struct Node {
 struct Disk {
     store: MemoryStore,
     held: Vec<(StreamId, RangeSet)>,
+    expired: Vec<Expired>,
 }
 
 /// A message, as the checker sees it.
@@ -297,9 +300,9 @@ impl Fleet {
             },
         };
         node.last_stamp = identity.stamp;
-        let (store, held) = match node.disk.take() {
-            Some(disk) => (disk.store, disk.held),
-            None => (MemoryStore::new(), Vec::new()),
+        let (store, held, expired) = match node.disk.take() {
+            Some(disk) => (disk.store, disk.held, disk.expired),
+            None => (MemoryStore::new(), Vec::new(), Vec::new()),
         };
         let here = now + node.spec.boot_ahead;
         let mut config = node.spec.config.clone();
@@ -312,6 +315,7 @@ impl Fleet {
         for (stream, held) in &held {
             core.restore(*stream, held);
         }
+        expired.iter().for_each(|all| core.restore_expired(all));
         node.core = Some(core);
         node.cache_started = now;
         node.flushed = None;
@@ -338,6 +342,7 @@ impl Fleet {
 
     /// Ends a node's process and empties its cache; with `disk`, what it held is there at its next start.
     pub fn crash(&mut self, index: usize, disk: bool) {
+        let now = self.now;
         let node = &mut self.nodes[index];
         let Some(core) = node.core.take() else {
             return;
@@ -346,6 +351,7 @@ impl Fleet {
             let views = core.streams().map(|view| (view.id, view.held.clone()));
             node.disk = Some(Disk {
                 held: views.collect(),
+                expired: core.expired(now + node.spec.boot_ahead).collect(),
                 store: core.into_store(),
             });
         } else {

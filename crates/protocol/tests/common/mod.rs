@@ -22,7 +22,7 @@ use powderhorn_protocol::store::MemoryStore;
 use powderhorn_protocol::time::Time;
 use powderhorn_protocol::wire::{DataWriter, Datagram, Frame};
 use powderhorn_protocol::{
-    Core, Delivery, Event, Identity, Knowledge, Outcome, PeerId, To, Transmit,
+    Core, Delivery, Event, Expired, Identity, Knowledge, Outcome, PeerId, To, Transmit,
 };
 use puppet::{Puppet, Tell, put_message};
 use rand::rngs::StdRng;
@@ -344,11 +344,14 @@ impl Fleet {
             .filter(|stream| !stream.held.is_empty())
             .map(|stream| (stream.id, stream.held.clone()))
             .collect();
+        let expired: Vec<Expired> = self.nodes[index].core.expired(self.now).collect();
         self.stop(index);
         let (config, now) = (self.nodes[index].config.clone(), self.now);
         let placeholder = make_core(99, index, 777, &config, now, now);
         let old = std::mem::replace(&mut self.nodes[index].core, placeholder);
         self.start_with_store(index, old.into_store(), &kept);
+        let core = &mut self.nodes[index].core;
+        expired.iter().for_each(|all| core.restore_expired(all));
     }
 
     /// Starts a stopped node again over the cache that it had: a cache that outlives the process
