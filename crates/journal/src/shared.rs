@@ -233,12 +233,15 @@ impl Shared {
     }
 
     fn fail_locked(&self, queue: &mut Queue, reason: String) {
+        self.fail_both(queue, &mut self.progress.lock(), reason);
+    }
+
+    fn fail_both(&self, queue: &mut Queue, progress: &mut Progress, reason: String) {
         count(&self.counts.write_errors, 1);
         // They are in their tails as well.
         queue.entries = Vec::new();
         queue.failed = true;
         self.queue_wake.notify_one();
-        let mut progress = self.progress.lock();
         if progress.broken {
             return;
         }
@@ -251,13 +254,15 @@ impl Shared {
 
     /// A thread has panicked. What it did nobody does now, so no try that goes well makes up for it.
     pub fn break_down(&self, thread: &str) {
-        let mut queue = self.queue.lock();
-        // It is told, also if the disk has failed before.
-        self.progress.lock().failed = None;
         let reason =
             format!("the thread {thread} has panicked, and the journal stops until the next start");
-        self.fail_locked(&mut queue, reason);
-        self.progress.lock().broken = true;
+        let mut queue = self.queue.lock();
+        // Under one lock: a try to write that goes well in between would have it count as sound.
+        let mut progress = self.progress.lock();
+        // It is told, also if the disk has failed before.
+        progress.failed = None;
+        self.fail_both(&mut queue, &mut progress, reason);
+        progress.broken = true;
     }
 
     pub fn is_broken(&self) -> bool {
@@ -444,5 +449,41 @@ impl Shared {
             }
         }
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::Anchor;
+
+    fn shared() -> Shared {
+        let options = Options::new("/nonexistent");
+        let files = Files::new(options.dir.clone(), None);
+        let now = Anchor::at_start(&*options.clock);
+        let conversion = Conversion::new(now, options.retention);
+        Shared::new(options, files, conversion, Index::new(1, 1 << 20, 0), None)
+    }
+
+    /// The writer's try to write went well just when the keeper had failed and was not yet marked as gone: the journal
+    /// then counted as sound for good.
+    #[test]
+    fn no_try_that_goes_well_makes_up_for_a_thread_that_is_gone() {
+        for _ in 0..3_000 {
+            let shared = shared();
+            let began = std::sync::Barrier::new(2);
+            std::thread::scope(|scope| {
+                scope.spawn(|| {
+                    began.wait();
+                    while !shared.is_broken() {
+                        shared.recovered(0);
+                    }
+                    shared.recovered(0);
+                });
+                began.wait();
+                shared.break_down("keeper");
+            });
+            assert_ne!(shared.state(), State::Ok);
+        }
     }
 }
