@@ -224,6 +224,10 @@ impl Index {
     /// Keeps a message in the active tail; whether that is full now.
     pub fn insert(&mut self, id: MessageId, held: Held) -> bool {
         let bytes = estimate(&held);
+        // Of a block that went all seqs count as lost: this one may have been none of them, or have come again.
+        if let Some((lost, _)) = self.lost.get_mut(&id.stream) {
+            lost.remove(id.seq);
+        }
         let stream = self.streams.entry(id.stream).or_default();
         if let Some(old) = stream.active.insert(id.seq, held) {
             self.bytes = self.bytes.saturating_sub(estimate(&old));
@@ -598,6 +602,18 @@ mod tests {
             bytes: 1_000,
         };
         (index.freeze().expect("a tail"), block)
+    }
+
+    /// The core then took for lost what it had just been given.
+    #[test]
+    fn what_is_held_again_is_not_lost() {
+        let (stream, mut index) = (StreamId::default(), Index::new(1, 1 << 20, 0));
+        let (number, _) = freeze(&mut index, 1..=3);
+        index.give_up(number);
+        freeze(&mut index, 2..=2);
+        let lost = index.poll_lost().map(|lost| (lost.stream, lost.seqs));
+        assert_eq!(lost, Some((stream, [1..=1, 3..=3].into_iter().collect())));
+        assert_eq!(index.poll_lost(), None);
     }
 
     fn memory(index: &Index) -> Vec<std::sync::Weak<Messages>> {
