@@ -156,8 +156,8 @@ pub struct Segment {
     pub parts: u32,
     /// Whether it is in a segment on disk.
     pub sealed: bool,
-    /// Bytes of its segment on disk.
-    pub file_bytes: u64,
+    /// Its files are being removed.
+    pub leaving: bool,
 }
 
 /// What is to become a segment.
@@ -314,7 +314,6 @@ impl Index {
     pub fn sealed(
         &mut self,
         number: u64,
-        file_bytes: u64,
         blocks: Vec<(StreamId, Vec<Block>)>,
     ) -> Vec<Arc<Messages>> {
         for (id, blocks) in blocks {
@@ -334,10 +333,9 @@ impl Index {
             *part = sealed;
         }
         self.removed_before.remove(&number);
-        self.segments.entry(number).and_modify(|segment| {
-            segment.sealed = true;
-            segment.file_bytes = file_bytes;
-        });
+        self.segments
+            .entry(number)
+            .and_modify(|segment| segment.sealed = true);
         self.forget_memory(number)
     }
 
@@ -535,10 +533,21 @@ impl Index {
         })
     }
 
-    /// The oldest segment that is on disk.
-    pub fn oldest_sealed(&self) -> Option<u64> {
-        let mut sealed = self.segments.iter().filter(|(_, segment)| segment.sealed);
-        sealed.next().map(|(&number, _)| number)
+    /// The oldest segment that is on disk, which is about to be removed from there.
+    pub fn begin_to_remove(&mut self) -> Option<u64> {
+        let mut sealed = self
+            .segments
+            .iter_mut()
+            .filter(|(_, segment)| segment.sealed && !segment.leaving);
+        let (&number, segment) = sealed.next()?;
+        segment.leaving = true;
+        Some(number)
+    }
+
+    pub fn set_leaving(&mut self, number: u64, leaving: bool) {
+        self.segments
+            .entry(number)
+            .and_modify(|segment| segment.leaving = leaving);
     }
 
     pub fn oldest(&self, id: StreamId) -> Option<(u64, Time)> {
@@ -629,10 +638,10 @@ mod tests {
         let (first, block) = freeze(&mut index, 1..=300);
         let one = memory(&index);
         // It stays until the next one is sealed, too.
-        let gone = index.sealed(first, 2_000, vec![(stream, vec![block])]);
+        let gone = index.sealed(first, vec![(stream, vec![block])]);
         assert!(gone.is_empty() && memory(&index).len() == 1);
         let (second, block) = freeze(&mut index, 301..=600);
-        let gone = index.sealed(second, 2_000, vec![(stream, vec![block])]);
+        let gone = index.sealed(second, vec![(stream, vec![block])]);
         assert_eq!((gone.len(), memory(&index).len()), (1, 1));
         assert!(one[0].upgrade().is_some());
         drop(gone);

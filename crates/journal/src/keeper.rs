@@ -59,15 +59,18 @@ fn sweep(shared: &Shared) {
                 .get(number)
                 .is_none_or(|segment| segment.sealed)
         });
-        for number in &doomed {
-            index.segments.remove(number);
-        }
         (doomed, std::mem::take(&mut index.litter))
     };
     drop(litter);
-    doomed
-        .iter()
-        .for_each(|&number| shared.remove_files(number));
+    for number in doomed {
+        match shared.remove_files(number) {
+            Ok(()) => {
+                shared.index.lock().segments.remove(&number);
+            }
+            // It goes when room is needed.
+            Err(error) => log::warn!("journal: {error}"),
+        }
+    }
 }
 
 /// Makes and locks the directory, if that was not possible at the start, or if it was removed since.
@@ -109,7 +112,7 @@ pub fn attach(shared: &Shared) -> io::Result<()> {
             let segment = Segment {
                 parts: 1,
                 sealed: true,
-                file_bytes: bytes,
+                leaving: false,
             };
             index.add_segment(number, segment);
         }
@@ -129,7 +132,7 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
             Some(_) => return Ok(()),
             None => {
                 drop(index);
-                shared.remove_file(number, Kind::Log);
+                shared.remove_log(number);
                 return Ok(());
             }
         }
@@ -137,7 +140,7 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
         if frozen.streams.is_empty() {
             index.give_up(number);
             drop(index);
-            shared.remove_file(number, Kind::Log);
+            shared.remove_log(number);
             return Ok(());
         }
         frozen
@@ -150,7 +153,7 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
         .sum();
     // Counted before it is there, so that the writer does not take the room meanwhile.
     let expected = expected + expected / 8;
-    shared.make_room(expected);
+    shared.make_room(expected)?;
     count(&shared.counts.disk_bytes, expected);
     let unfinished = shared.files.path(number, Kind::Unfinished);
     let written = write_segment(shared, number, &frozen);
@@ -167,7 +170,7 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
     let blocks = footer.streams.into_iter();
     let blocks = blocks.map(|entry| (entry.stream, entry.blocks)).collect();
     let mut index = shared.index.lock();
-    let memory = index.sealed(number, bytes, blocks);
+    let memory = index.sealed(number, blocks);
     if index
         .segments
         .get(&number)
@@ -178,7 +181,7 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
     }
     drop(index);
     drop(memory);
-    shared.remove_file(number, Kind::Log);
+    shared.remove_log(number);
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! What a start does: it reads the footers of the segments, and the logs that were not rewritten yet.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 
@@ -33,8 +33,8 @@ enum Loaded {
 #[derive(Default)]
 pub struct Loading {
     files: BTreeMap<u64, Loaded>,
-    /// Files that cannot be read, and their sizes: they take room all the same.
-    unreadable: BTreeMap<u64, u64>,
+    /// Files that cannot be read: they take room all the same.
+    unreadable: BTreeSet<u64>,
     /// The largest number of all files.
     last: u64,
     pub recovered: Recovered,
@@ -91,7 +91,7 @@ impl Loading {
                 }
                 Err(error) => {
                     loading.recovered.damaged += 1;
-                    loading.unreadable.insert(number, bytes);
+                    loading.unreadable.insert(number);
                     log::error!("journal: {} cannot be read: {error}", path.display());
                 }
             }
@@ -250,13 +250,13 @@ impl Loading {
         let index = &mut start.index;
         for (number, loaded) in self.files {
             match loaded {
-                Loaded::Segment { footer, bytes } => {
+                Loaded::Segment { footer, .. } => {
                     for (stream, below) in &footer.removed {
                         index.remove_below(*stream, *below);
                         held.entry(*stream)
                             .and_modify(|held| held.remove_below(*below));
                     }
-                    add_segment(index, held, conversion, number, footer, bytes);
+                    add_segment(index, held, conversion, number, footer);
                 }
                 Loaded::Log { batches, end } => {
                     index.number = number;
@@ -275,11 +275,11 @@ impl Loading {
             }
         }
         index.forget_removals();
-        for (number, file_bytes) in self.unreadable {
+        for number in self.unreadable {
             let segment = Segment {
                 parts: 1,
                 sealed: true,
-                file_bytes,
+                leaving: false,
             };
             index.add_segment(number, segment);
         }
@@ -313,12 +313,11 @@ fn add_segment(
     conversion: &Conversion,
     number: u64,
     footer: Footer,
-    bytes: u64,
 ) {
     let segment = Segment {
         parts: 0,
         sealed: true,
-        file_bytes: bytes,
+        leaving: false,
     };
     index.add_segment(number, segment);
     let boot_id = footer.anchor.boot_id;

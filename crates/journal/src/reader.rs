@@ -73,7 +73,8 @@ pub fn run(shared: &Shared) {
             Err(error) => {
                 index.cache.done(request.key, None);
                 // It may have been removed meanwhile, which is no damage.
-                if index.segments.contains_key(&request.key.number) {
+                let segment = index.segments.get(&request.key.number);
+                if segment.is_some_and(|segment| !segment.leaving) {
                     index.damaged(request.stream, request.key);
                     drop(index);
                     tell(shared, &request, &format!("{error}; none is whole"));

@@ -342,40 +342,56 @@ impl Shared {
         }
     }
 
-    /// Removes the files of a tail or segment that is in the index no more.
-    pub fn remove_files(&self, number: u64) {
-        for kind in [Kind::Log, Kind::Segment] {
-            self.remove_file(number, kind);
-        }
+    /// Removes the files of a tail or segment.
+    pub fn remove_files(&self, number: u64) -> io::Result<()> {
+        self.remove_file(number, Kind::Log)?;
+        self.remove_file(number, Kind::Segment)
     }
 
-    pub fn remove_file(&self, number: u64, kind: Kind) {
+    /// Removes a file; that it is not there is no error.
+    pub fn remove_file(&self, number: u64, kind: Kind) -> io::Result<()> {
         let path = self.files.path(number, kind);
-        let Ok(metadata) = std::fs::metadata(&path) else {
-            return;
+        let removed = match std::fs::metadata(&path) {
+            Ok(metadata) => self.files.remove(&path).map(|()| metadata.len()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => Err(error),
         };
-        match self.files.remove(&path) {
-            Ok(()) => uncount(&self.counts.disk_bytes, metadata.len()),
-            Err(error) => log::warn!("journal: cannot remove {}: {error}", path.display()),
+        let bytes = removed.map_err(|error| {
+            io::Error::other(format!("cannot remove {}: {error}", path.display()))
+        })?;
+        uncount(&self.counts.disk_bytes, bytes);
+        Ok(())
+    }
+
+    /// The same, of what only takes room.
+    pub fn remove_log(&self, number: u64) {
+        if let Err(error) = self.remove_file(number, Kind::Log) {
+            log::warn!("journal: {error}");
         }
     }
 
-    /// Removes the oldest segments until so many more bytes fit into the directory.
-    pub fn make_room(&self, bytes: u64) {
+    /// Removes the oldest segments until so many more bytes fit into the directory. What cannot be removed stays
+    /// held, and takes its room.
+    pub fn make_room(&self, bytes: u64) -> io::Result<()> {
         let disk_bytes = &self.counts.disk_bytes;
         while disk_bytes.load(Ordering::Relaxed) + bytes > self.options.bytes_max {
-            let mut index = self.index.lock();
-            let Some(oldest) = index.oldest_sealed() else {
-                return;
+            let Some(oldest) = self.index.lock().begin_to_remove() else {
+                return Ok(());
             };
+            let removed = self.remove_files(oldest);
+            let mut index = self.index.lock();
+            if let Err(error) = removed {
+                index.set_leaving(oldest, false);
+                return Err(error);
+            }
             index.give_up(oldest);
             let litter = std::mem::take(&mut index.litter);
             drop(index);
             drop(litter);
             count(&self.counts.segments_evicted, 1);
             log::info!("journal: the directory is full, its oldest messages go");
-            self.remove_files(oldest);
         }
+        Ok(())
     }
 
     /// Tells all threads to end.

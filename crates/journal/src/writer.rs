@@ -154,7 +154,7 @@ impl<'a> Writer<'a> {
         let shared = self.shared;
         let bytes = self.buffer.len() as u64;
         if bytes > 0 {
-            shared.make_room(bytes);
+            shared.make_room(bytes)?;
             let log = match &mut self.log {
                 Some(log) => log,
                 none => none.insert(Log::create(shared, self.number)?),
