@@ -238,9 +238,15 @@ impl Files {
         file.read_exact_at(bytes, offset)
     }
 
-    /// Whether the file still has a name in a directory.
-    pub fn has_name(file: &File) -> io::Result<bool> {
-        Ok(file.metadata()?.nlink() > 0)
+    /// Whether `path` still leads to the open file or directory. It does not when that was removed or moved, or when
+    /// something was mounted over it.
+    pub fn is_at(file: &File, path: &Path) -> io::Result<bool> {
+        let there = match std::fs::metadata(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            result => result?,
+        };
+        let open = file.metadata()?;
+        Ok((open.dev(), open.ino()) == (there.dev(), there.ino()))
     }
 
     /// Puts a small file in place, whole or not at all, also when the power fails.

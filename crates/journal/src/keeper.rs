@@ -49,6 +49,7 @@ pub fn run(shared: &Shared) {
 }
 
 fn sweep(shared: &Shared) {
+    let _alone = shared.sealing.lock();
     let (doomed, litter) = {
         let mut index = shared.index.lock();
         let mut doomed = std::mem::take(&mut index.doomed);
@@ -73,27 +74,32 @@ fn sweep(shared: &Shared) {
     }
 }
 
-/// Makes and locks the directory, if that was not possible at the start, or if it was removed since.
+/// Makes and locks the directory, if that was not possible at the start, or if it is elsewhere by now; and counts what is
+/// in it, as people may have removed something.
 pub fn attach(shared: &Shared) -> io::Result<()> {
-    {
-        let mut lock = shared.lock.lock();
-        if lock
-            .as_ref()
-            .is_some_and(|dir| Files::has_name(dir).unwrap_or(false))
-        {
-            return Ok(());
+    // Nobody else counts meanwhile.
+    let _alone = shared.sealing.lock();
+    let in_place = {
+        let lock = shared.lock.lock();
+        let at = |lock| Files::is_at(lock, shared.files.dir());
+        lock.as_ref().map(at).transpose()?.unwrap_or(false)
+    };
+    let mut locked = None;
+    if !in_place {
+        shared.files.make_dir()?;
+        locked = shared.files.lock()?;
+        if locked.is_none() {
+            return Err(io::Error::other("another process uses it"));
         }
-        *lock = None;
+        shared.files.check_version()?;
     }
-    shared.files.make_dir()?;
-    let lock = shared
-        .files
-        .lock()?
-        .ok_or_else(|| io::Error::other("another process uses it"))?;
-    shared.files.check_version()?;
-    // What is in there was not read at the start, and now it is too late for that; but it takes room.
     let files = shared.files.list()?;
-    shared.counts.disk_bytes.store(0, Ordering::Relaxed);
+    let bytes = files.iter().map(|(.., bytes)| bytes).sum();
+    shared.counts.disk_bytes.store(bytes, Ordering::Relaxed);
+    if in_place {
+        return Ok(());
+    }
+    // What is in there was not read at the start, and now it is too late for that; but it takes room.
     let mut index = shared.index.lock();
     let first = index
         .segments
@@ -102,8 +108,7 @@ pub fn attach(shared: &Shared) -> io::Result<()> {
     if files.last().is_some_and(|&(number, ..)| number >= first) {
         return Err(io::Error::other("it has files of a later time"));
     }
-    for (number, kind, bytes) in files {
-        count(&shared.counts.disk_bytes, bytes);
+    for (number, kind, _) in files {
         if kind != Kind::Unfinished && !index.segments.contains_key(&number) {
             log::warn!(
                 "journal: {} came late: its messages are not held before the next start",
@@ -118,7 +123,7 @@ pub fn attach(shared: &Shared) -> io::Result<()> {
         }
     }
     drop(index);
-    *shared.lock.lock() = Some(lock);
+    *shared.lock.lock() = locked;
     Ok(())
 }
 

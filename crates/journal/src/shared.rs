@@ -106,7 +106,7 @@ pub struct Shared {
     progressed: Condvar,
     pub jobs: Mutex<Jobs>,
     pub jobs_wake: Condvar,
-    /// One tail is sealed at a time, whoever does it.
+    /// One tail is sealed at a time, whoever does it; and nothing is removed meanwhile but for want of room.
     pub sealing: Mutex<()>,
     /// The lock on the directory, once it is there and has nothing in it that is not to be touched.
     pub lock: Mutex<Option<File>>,

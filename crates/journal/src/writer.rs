@@ -14,7 +14,7 @@ use crate::shared::{Entry, Shared, Stop, count};
 /// Written at once at most.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// How often the writer looks whether its file still has a name.
+/// How often the writer looks whether its file is still where a start will look for it.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The file that is appended to.
@@ -174,9 +174,9 @@ impl<'a> Writer<'a> {
         }
         if self.looked.elapsed() > LOOK {
             self.looked = Instant::now();
-            if !Files::has_name(&log.file)? {
+            if !Files::is_at(&log.file, &log.path)? {
                 return Err(io::Error::other(format!(
-                    "{} was removed",
+                    "{} was removed or moved",
                     log.path.display()
                 )));
             }

@@ -3,11 +3,12 @@
 
 mod common;
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Dir, SECOND, TestDisk, get, id, message, options, stream, until, write};
-use powderhorn_journal::{Clock, Journal, JournalStore, Op, Options, State, SystemClock};
+use common::{Dir, SECOND, TestDisk, get, id, message, open, options, stream, until, write};
+use powderhorn_journal::{Clock, Journal, JournalStore, Op, Options, State, SystemClock, Wait};
 use powderhorn_protocol::store::Store;
 
 const EACCES: i32 = 13;
@@ -92,4 +93,87 @@ fn an_empty_segment_that_cannot_be_removed_goes_when_room_is_needed() {
         journal.counters().disk_bytes == dir.bytes()
     });
     assert!(dir.bytes() <= Options::BYTES_MIN);
+}
+
+/// Somebody has made room by hand. What was removed counted on, so that nothing but the last tail fitted in any more.
+#[test]
+fn room_that_was_made_by_hand_is_used() {
+    let dir = Dir::new();
+    let options = Options {
+        bytes_max: Options::BYTES_MIN,
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    fill(&mut store, &journal, &dir, 1..=100_000);
+    until("one log", || dir.files("log").len() == 1);
+    for path in dir.files("seg").into_iter().chain(dir.files("log")) {
+        fs::remove_file(path).unwrap();
+    }
+    std::thread::sleep(Duration::from_millis(1_100));
+    store.insert(id(1, 100_001), message(id(1, 100_001), SystemClock.boot()));
+    let waited = journal.wait(journal.position(), 10 * SECOND);
+    assert!(matches!(waited, Wait::NotJournalled(_)), "{waited:?}");
+    until("it works again", || journal.state() == State::Ok);
+    fill(&mut store, &journal, &dir, 100_002..=140_000);
+    until("one log", || dir.files("log").len() == 1);
+    until("bytes are counted", || {
+        journal.counters().disk_bytes == dir.bytes()
+    });
+    assert!(
+        dir.bytes() > Options::BYTES_MIN / 2,
+        "{} bytes",
+        dir.bytes()
+    );
+    assert!(get(&mut store, id(1, 100_001)).is_some());
+}
+
+/// The directory was moved away, or a file system mounted over it: what is written to the files that are open is where
+/// no start will look for it.
+#[test]
+fn a_directory_that_was_moved_is_noticed_and_made_again() {
+    let dir = Dir::new();
+    let (mut store, journal, _) = open(&dir);
+    let insert = |store: &mut JournalStore, seqs: std::ops::RangeInclusive<u64>| {
+        for seq in seqs {
+            store.insert(id(1, seq), message(id(1, seq), SystemClock.boot()));
+        }
+    };
+    insert(&mut store, 1..=10);
+    write(&journal);
+    let elsewhere = Dir::new();
+    fs::rename(&dir.0, &elsewhere.0).unwrap();
+    std::thread::sleep(Duration::from_millis(1_100));
+    insert(&mut store, 11..=20);
+    let waited = journal.wait(journal.position(), 10 * SECOND);
+    assert!(matches!(waited, Wait::NotJournalled(_)), "{waited:?}");
+    until("it is there again", || journal.state() == State::Ok);
+    journal.kill();
+    let (_store, _journal, recovered) = open(&dir);
+    assert_eq!(recovered.streams[&stream(1)].count(), 20);
+}
+
+/// Somebody has moved the directory where it may not be made again, and then back.
+#[test]
+fn a_directory_that_comes_back_is_gone_on_with() {
+    let dir = Dir::new();
+    let (mut store, journal, _) = open(&dir);
+    for seq in 1..=10 {
+        store.insert(id(1, seq), message(id(1, seq), SystemClock.boot()));
+    }
+    write(&journal);
+    let elsewhere = Dir::new();
+    fs::rename(&dir.0, &elsewhere.0).unwrap();
+    // What is no directory cannot be made one.
+    fs::write(&dir.0, "").unwrap();
+    std::thread::sleep(Duration::from_millis(1_100));
+    store.insert(id(1, 11), message(id(1, 11), SystemClock.boot()));
+    let waited = journal.wait(journal.position(), 10 * SECOND);
+    assert!(matches!(waited, Wait::NotJournalled(_)), "{waited:?}");
+    std::thread::sleep(Duration::from_millis(200));
+    fs::remove_file(&dir.0).unwrap();
+    fs::rename(&elsewhere.0, &dir.0).unwrap();
+    until("it works again", || journal.state() == State::Ok);
+    journal.kill();
+    let (_store, _journal, recovered) = open(&dir);
+    assert_eq!(recovered.streams[&stream(1)].count(), 11);
 }
