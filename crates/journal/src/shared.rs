@@ -14,11 +14,18 @@ use powderhorn_protocol::store::Held;
 use crate::clock::Conversion;
 use crate::files::{Files, Kind};
 use crate::index::Index;
+use crate::messages::estimate;
 use crate::{Options, State, Wait, stamp};
 
 /// Messages that the writer has not taken yet. Beyond, the disk is too slow, which is a failure like any
 /// other: they stay in their tails, in memory, and go to disk when it works again.
 const QUEUE_MAX: usize = 500_000;
+
+/// Bytes of them, which after a while are nowhere else in memory.
+const QUEUE_BYTES_MAX: u64 = 64 << 20;
+
+/// A disk that has not taken what it was given for so long has failed: one that hangs says nothing.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
 
 /// So many do not wait for others to be written with them.
 const BATCH_READY: usize = 2_048;
@@ -41,8 +48,14 @@ pub enum Stop {
 
 pub struct Queue {
     pub entries: Vec<Entry>,
+    /// Of the messages among them.
+    bytes: u64,
     /// Messages ever put in.
     pub position: u64,
+    /// Since when the writer writes what it took last.
+    writing: Option<Instant>,
+    /// It was said that this takes too long.
+    hangs: bool,
     /// Somebody waits for what is in here.
     hurry: bool,
     /// The writer sleeps until it is woken.
@@ -131,7 +144,10 @@ impl Shared {
             reader_wake: Condvar::new(),
             queue: Mutex::new(Queue {
                 entries: Vec::new(),
+                bytes: 0,
                 position: 0,
+                writing: None,
+                hangs: false,
                 hurry: false,
                 asleep: false,
                 failed: false,
@@ -175,10 +191,11 @@ impl Shared {
         if queue.failed {
             return;
         }
-        if queue.entries.len() >= QUEUE_MAX {
+        if queue.entries.len() >= QUEUE_MAX || queue.bytes >= QUEUE_BYTES_MAX {
             self.fail_locked(&mut queue, "the disk is slower than the messages".into());
             return;
         }
+        queue.bytes += estimate(&held);
         queue.entries.push(Entry::Message(id, held));
         queue.entries.extend(closed.map(Entry::Close));
         if queue.asleep || queue.entries.len() >= BATCH_READY {
@@ -191,6 +208,10 @@ impl Shared {
     /// `entries` is written; `Err` is that there is nothing to write, since the disk failed or the end has come.
     pub fn take(&self, entries: &mut Vec<Entry>) -> Result<u64, Stop> {
         let mut queue = self.queue.lock();
+        queue.writing = None;
+        if std::mem::take(&mut queue.hangs) {
+            log::warn!("journal: {} answers again", self.files.dir().display());
+        }
         while queue.entries.is_empty() && queue.stop == Stop::No && !queue.failed {
             queue.asleep = true;
             self.queue_wake.wait(&mut queue);
@@ -210,6 +231,8 @@ impl Shared {
             return Err(queue.stop);
         }
         std::mem::swap(&mut queue.entries, entries);
+        queue.bytes = 0;
+        queue.writing = Some(Instant::now());
         Ok(queue.position)
     }
 
@@ -240,6 +263,7 @@ impl Shared {
         count(&self.counts.write_errors, 1);
         // They are in their tails as well.
         queue.entries = Vec::new();
+        queue.bytes = 0;
         queue.failed = true;
         self.queue_wake.notify_one();
         if progress.broken {
@@ -263,6 +287,7 @@ impl Shared {
         progress.failed = None;
         self.fail_both(&mut queue, &mut progress, reason);
         progress.broken = true;
+        queue.writing = None;
     }
 
     pub fn is_broken(&self) -> bool {
@@ -297,6 +322,9 @@ impl Shared {
                 queue.hurry = true;
                 self.queue_wake.notify_one();
             }
+            if let Some(reason) = self.hangs(&mut queue) {
+                return Wait::NotJournalled(reason);
+            }
         }
         let mut progress = self.progress.lock();
         loop {
@@ -324,8 +352,25 @@ impl Shared {
     }
 
     pub fn state(&self) -> State {
+        let hangs = self.hangs(&mut self.queue.lock());
         let failed = self.progress.lock().failed.clone();
-        failed.map_or(State::Ok, State::Failed)
+        failed.or(hangs).map_or(State::Ok, State::Failed)
+    }
+
+    /// Why the disk is as good as failed, while it does not answer.
+    fn hangs(&self, queue: &mut Queue) -> Option<Arc<str>> {
+        let since = queue.writing?.elapsed();
+        if since < ANSWER_MAX {
+            return None;
+        }
+        let dir = self.files.dir().display();
+        if !std::mem::replace(&mut queue.hangs, true) {
+            count(&self.counts.write_errors, 1);
+            log::error!(
+                "journal: {dir} does not answer; a crash would lose what is purged meanwhile"
+            );
+        }
+        Some(format!("{dir} has not answered for {} s", since.as_secs()).into())
     }
 
     pub fn seal(&self, number: u64) {

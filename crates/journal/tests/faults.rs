@@ -6,13 +6,15 @@ use std::fs;
 use std::io::Write;
 use std::process::Command;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
     Dir, SECOND, TestClock, TestDisk, get, id, message, open, options, stream, until, write,
 };
 use powderhorn_journal::{Clock, Journal, Op, OpenError, Options, State, SystemClock, Wait};
-use powderhorn_protocol::store::{Fetch, Store};
+use powderhorn_protocol::purge::Purge;
+use powderhorn_protocol::store::{Fetch, Held, Store};
 use powderhorn_protocol::time::Time;
 
 const ENOSPC: i32 = 28;
@@ -453,6 +455,77 @@ fn who_waits_is_not_kept_longer_than_asked() {
     insert(&mut store, 1, 2..=2);
     let closed = journal.wait(2, 10 * SECOND);
     assert!(matches!(closed, Wait::NotJournalled(_)), "{closed:?}");
+}
+
+/// A disk whose writes do not return while this is true: it answers no more, and fails no write.
+#[derive(Default)]
+struct Hangs(AtomicBool);
+
+impl powderhorn_journal::Faults for Hangs {
+    fn check(&self, op: Op, _: &std::path::Path) -> std::io::Result<()> {
+        while op == Op::Write && self.0.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_disk_that_answers_no_more_is_one_that_fails() {
+    let (dir, disk) = (Dir::new(), Arc::new(Hangs::default()));
+    let options = Options {
+        faults: Some(disk.clone()),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    insert(&mut store, 1, 1..=1);
+    write(&journal);
+    disk.0.store(true, Ordering::Relaxed);
+    insert(&mut store, 1, 2..=2);
+    let waited = journal.wait(journal.position(), Duration::from_millis(50));
+    assert_eq!(waited, Wait::Late);
+    assert_eq!(journal.state(), State::Ok);
+    until("it is said", || journal.state() != State::Ok);
+    // Nobody waits for it by then.
+    insert(&mut store, 1, 3..=3);
+    let waited = journal.wait(journal.position(), 10 * SECOND);
+    assert!(matches!(waited, Wait::NotJournalled(_)), "{waited:?}");
+    assert_eq!(journal.counters().write_errors, 1);
+    disk.0.store(false, Ordering::Relaxed);
+    until("it goes on", || journal.state() == State::Ok);
+    write(&journal);
+    journal.kill();
+    let (_store, _journal, recovered) = open(&dir);
+    assert_eq!(recovered.streams[&stream(1)].count(), 3);
+}
+
+/// Of long messages the queue held as many as of short ones: 500,000, some 700 MB.
+#[test]
+fn a_disk_that_hangs_costs_no_more_memory_for_long_messages() {
+    let (dir, disk) = (Dir::new(), Arc::new(Hangs::default()));
+    let options = Options {
+        faults: Some(disk.clone()),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    disk.0.store(true, Ordering::Relaxed);
+    let body = vec![7; 1_300];
+    let held = Held {
+        born: SystemClock.boot(),
+        issued_ms: 0,
+        purge: Purge::Unknown {
+            op: 999,
+            body: body.into(),
+        },
+    };
+    let fails = (1..=100_000).find(|&seq| {
+        store.insert(id(1, seq), held.clone());
+        journal.state() != State::Ok
+    });
+    disk.0.store(false, Ordering::Relaxed);
+    // 64 MiB of them, and what the writer had taken before.
+    assert!(fails.is_some_and(|seq| seq < 60_000), "{fails:?}");
+    until("it works again", || journal.state() == State::Ok);
 }
 
 #[test]
