@@ -262,6 +262,11 @@ fn reopen(shared: &Shared, number: u64, whole: u64) -> std::io::Result<Log> {
         bytes = header.len() as u64;
         count(&shared.counts.disk_bytes, bytes - whole);
     }
+    if shared.options.fsync {
+        // An earlier life may have been asked for less, or have died in between.
+        shared.files.sync(&file, &path)?;
+        shared.files.sync_dir()?;
+    }
     Ok(Log { file, path, bytes })
 }
 

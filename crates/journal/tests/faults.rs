@@ -548,6 +548,37 @@ fn written_means_synced_if_that_is_asked_for() {
     }
 }
 
+/// Somebody asked for syncs since: the name of the log that is gone on with may never have been synced.
+#[test]
+fn the_name_of_a_log_that_is_gone_on_with_is_synced() {
+    /// What was synced.
+    #[derive(Default)]
+    struct Syncs(std::sync::Mutex<Vec<std::path::PathBuf>>);
+    impl powderhorn_journal::Faults for Syncs {
+        fn check(&self, op: Op, path: &std::path::Path) -> std::io::Result<()> {
+            if op == Op::Sync {
+                self.0.lock().unwrap().push(path.to_owned());
+            }
+            Ok(())
+        }
+    }
+    let dir = Dir::new();
+    let (mut store, journal, _) = open(&dir);
+    insert(&mut store, 1, 1..=1);
+    write(&journal);
+    journal.kill();
+    let syncs = Arc::new(Syncs::default());
+    let (_store, _journal, _) = Journal::open(Options {
+        fsync: true,
+        faults: Some(syncs.clone()),
+        ..options(&dir)
+    })
+    .unwrap();
+    let synced = syncs.0.lock().unwrap().clone();
+    assert!(synced.contains(&dir.0), "{synced:?}");
+    assert!(synced.contains(&dir.files("log")[0]), "{synced:?}");
+}
+
 #[test]
 fn the_last_stamp_is_kept_and_a_broken_one_is_counted() {
     let dir = Dir::new();
