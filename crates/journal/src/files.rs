@@ -134,8 +134,13 @@ impl Files {
         let mut files = Vec::new();
         for entry in std::fs::read_dir(&self.dir)? {
             let entry = entry?;
-            if let Some((number, kind)) = told_by(&entry.file_name()) {
-                files.push((number, kind, entry.metadata()?.len()));
+            let Some((number, kind)) = told_by(&entry.file_name()) else {
+                continue;
+            };
+            // To open a pipe takes as long as nobody writes to it.
+            let metadata = entry.metadata()?;
+            if metadata.is_file() {
+                files.push((number, kind, metadata.len()));
             }
         }
         files.sort_unstable();

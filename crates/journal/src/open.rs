@@ -16,6 +16,9 @@ use crate::footer::{Block, Footer, StreamBlocks};
 use crate::format::{self, Found, Frames, HEADER_BYTES, Header, TRAILER_BYTES};
 use crate::index::{Index, Part, Segment};
 
+/// Larger files are not read: a tail of the smallest messages, each written alone, takes a quarter of it.
+const FILE_BYTES_MAX: u64 = 1 << 30;
+
 /// A file as it was read; nothing of it is on this boot's clock yet.
 enum Loaded {
     Segment {
@@ -80,6 +83,9 @@ impl Loading {
             }
             loading.disk_bytes += bytes;
             let loaded = match kind {
+                _ if bytes > FILE_BYTES_MAX => {
+                    Err(io::Error::other("it is too large for one of ours"))
+                }
                 Kind::Segment => loading.read_segment(files, &path, bytes),
                 Kind::Log if !leftover => loading.read_log(files, &path),
                 _ => continue,

@@ -475,3 +475,30 @@ fn a_log_goes_only_if_its_segment_can_be_read() {
         assert_eq!(outcome.held, 5);
     }
 }
+
+/// To open a pipe takes as long as nobody writes to it, and a file that is mostly a hole may have more bytes than there is
+/// memory.
+#[test]
+fn what_has_the_name_of_a_file_and_is_none_of_ours_is_not_read() {
+    let dir = Dir::new();
+    drop(open(&dir));
+    let path = |number: u32, ending| dir.0.join(format!("{number:016x}.{ending}"));
+    let made = std::process::Command::new("mkfifo")
+        .arg(path(2, "seg"))
+        .status();
+    assert!(made.is_ok_and(|status| status.success()));
+    fs::create_dir(path(3, "log")).unwrap();
+    let huge = fs::File::create(path(4, "log")).unwrap();
+    huge.set_len((1 << 30) + 1).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let options = options(&dir);
+    std::thread::spawn(move || sender.send(Journal::open(options).unwrap()));
+    let opened = receiver.recv_timeout(10 * SECOND);
+    let (mut store, journal, recovered) = opened.expect("it does not start");
+    assert_eq!((journal.state(), recovered.damaged), (State::Ok, 1));
+    assert_eq!(recovered.torn_bytes, 0);
+    store.insert(id(1, 1), message(id(1, 1), TestClock::new().boot()));
+    write(&journal);
+    // It takes room, so it goes.
+    assert!(!path(4, "log").exists());
+}
