@@ -49,6 +49,7 @@ pub fn run(shared: &Shared) {
 }
 
 fn sweep(shared: &Shared) {
+    // What was given up while it is sealed has a segment only then.
     let _alone = shared.sealing.lock();
     let (doomed, litter) = {
         let mut index = shared.index.lock();

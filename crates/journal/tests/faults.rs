@@ -800,3 +800,50 @@ fn a_thread_that_panics_breaks_the_journal_for_good_and_nothing_else() {
         assert_eq!(last.map(|held| held.count()), expected, "{thread}");
     }
 }
+
+/// A disk that takes nothing while the first is true, and takes its time for segments then.
+#[derive(Default)]
+struct Recovers(AtomicBool);
+
+impl powderhorn_journal::Faults for Recovers {
+    fn check(&self, op: Op, path: &std::path::Path) -> std::io::Result<()> {
+        if self.0.load(Ordering::Relaxed) && op == Op::Write {
+            return Err(std::io::Error::from_raw_os_error(EIO));
+        }
+        if op == Op::Sync && path.extension().is_some_and(|end| end == "tmp") {
+            std::thread::sleep(Duration::from_millis(30));
+        }
+        Ok(())
+    }
+}
+
+/// The tail that is given up while the disk begins to work again is the one that is just being made a segment, which
+/// then was nobody's: it took room until the next start.
+#[test]
+fn what_is_given_up_while_it_is_sealed_takes_no_room() {
+    let (dir, disk) = (Dir::new(), Arc::new(Recovers::default()));
+    let options = Options {
+        bytes_max: Options::BYTES_MIN,
+        faults: Some(disk.clone()),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    disk.0.store(true, Ordering::Relaxed);
+    insert(&mut store, 1, 1..=40_000);
+    until("it fails", || journal.state() != State::Ok);
+    disk.0.store(false, Ordering::Relaxed);
+    let dropped = journal.counters().dropped;
+    let mut last = 40_000;
+    while journal.state() != State::Ok && last < 200_000 {
+        insert(&mut store, 1, last + 1..=last + 100);
+        last += 100;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert!(journal.counters().dropped > dropped);
+    until("it works again", || journal.state() == State::Ok);
+    write(&journal);
+    until("all is sealed", || journal.counters().unsealed == 0);
+    until("no segment is nobody's", || {
+        dir.files("seg").len() as u64 == journal.counters().segments
+    });
+}
