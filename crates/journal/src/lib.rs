@@ -46,7 +46,6 @@ use std::time::Duration;
 
 use powderhorn_protocol::id::StreamId;
 use powderhorn_protocol::ranges::RangeSet;
-use powderhorn_protocol::time::Time;
 
 pub use crate::clock::{Clock, SystemClock, WALL_GRACE};
 pub use crate::files::{Faults, Op};
@@ -182,6 +181,4 @@ pub struct Counters {
     pub segments_evicted: u64,
     /// Blocks read to serve messages that are not in memory.
     pub blocks_read: u64,
-    /// When the oldest message that is held was born, about.
-    pub oldest_born: Option<Time>,
 }

@@ -168,8 +168,13 @@ impl Journal {
             dropped: index.dropped,
             segments_evicted: counts.segments_evicted.load(Ordering::Relaxed),
             blocks_read: counts.blocks_read.load(Ordering::Relaxed),
-            oldest_born: index.oldest_born(),
         }
+    }
+
+    /// When the oldest message that is held was born, about. Whoever needs messages waits meanwhile, so it is not for each
+    /// second: 10 to 25 ms with 10,000 streams in 18 segments.
+    pub fn oldest_born(&self) -> Option<Time> {
+        self.handle.shared.index.lock().oldest_born()
     }
 
     /// Puts the stamp of a new epoch on disk, also for the time after a power cut: to be called before the

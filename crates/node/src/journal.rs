@@ -186,7 +186,8 @@ pub struct JournalStatus {
 
 impl JournalStatus {
     pub(crate) fn take(shared: &Shared, now: Time) -> Option<JournalStatus> {
-        let counters = shared.journal.as_ref()?.counters();
+        let journal = shared.journal.as_ref()?;
+        let counters = journal.counters();
         let config = shared.config();
         let (state, error) = match counters.state {
             State::Ok => ("ok", None),
@@ -198,8 +199,8 @@ impl JournalStatus {
             error,
             disk_bytes: counters.disk_bytes,
             bytes_max: config.journal.bytes,
-            oldest_ms: counters
-                .oldest_born
+            oldest_ms: journal
+                .oldest_born()
                 .map(|born| now.since(born).as_millis() as u64),
         })
     }

@@ -298,8 +298,8 @@ impl Runtime {
     /// Tells the core how this node is, and takes this second's counts.
     fn take_sample(&mut self) {
         let shared = &self.shared;
-        let journal = shared.journal.as_ref().map(|journal| journal.counters());
-        let journal_fails = journal.is_some_and(|counters| counters.state != JournalState::Ok);
+        let journal = shared.journal.as_ref().map(|journal| journal.state());
+        let journal_fails = journal.is_some_and(|state| state != JournalState::Ok);
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let counters = &shared.counters;
         let refused = [
