@@ -17,6 +17,8 @@ const MESSAGE_BYTES: u64 = size_of::<(u64, Held)>() as u64;
 /// A block's place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockKey {
+    /// Whose messages are wanted of it: where a damaged segment has no footer, what is at one place may be of several.
+    pub stream: StreamId,
     /// Its segment.
     pub number: u64,
     /// Where in it.
@@ -27,7 +29,6 @@ pub struct BlockKey {
 #[derive(Clone, Copy, Debug)]
 pub struct Request {
     pub key: BlockKey,
-    pub stream: StreamId,
     pub block: Block,
 }
 
@@ -66,12 +67,12 @@ impl Cache {
     }
 
     /// Has a block read, once.
-    pub fn ask(&mut self, key: BlockKey, stream: StreamId, block: Block) {
+    pub fn ask(&mut self, key: BlockKey, block: Block) {
         if self.requests.len() < REQUESTS_MAX
             && !self.blocks.contains_key(&key)
             && self.asked.insert(key)
         {
-            self.requests.push_back(Request { key, stream, block });
+            self.requests.push_back(Request { key, block });
         }
     }
 

@@ -401,6 +401,7 @@ impl Index {
                 continue;
             };
             let key = BlockKey {
+                stream: id.stream,
                 number: part.number,
                 offset: block.offset,
             };
@@ -413,7 +414,7 @@ impl Index {
                 }
                 None if self.cache.closed => {}
                 None => {
-                    self.cache.ask(key, id.stream, block);
+                    self.cache.ask(key, block);
                     return Fetch::Pending;
                 }
             }
@@ -433,17 +434,18 @@ impl Index {
             let wanted = wanted.take_while(|block| block.first <= *seqs.end() && block.bytes > 0);
             for block in wanted.take(PREFETCH_MAX) {
                 let key = BlockKey {
+                    stream: id,
                     number: part.number,
                     offset: block.offset,
                 };
-                self.cache.ask(key, id, *block);
+                self.cache.ask(key, *block);
             }
         }
     }
 
     /// The reader found that a block cannot be read.
-    pub fn damaged(&mut self, id: StreamId, key: BlockKey) {
-        let Some(stream) = self.streams.get_mut(&id) else {
+    pub fn damaged(&mut self, key: BlockKey) {
+        let Some(stream) = self.streams.get_mut(&key.stream) else {
             return;
         };
         let Some(part) = stream

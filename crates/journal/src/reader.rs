@@ -75,7 +75,7 @@ pub fn run(shared: &Shared) {
                 // It may have been removed meanwhile, which is no damage.
                 let segment = index.segments.get(&request.key.number);
                 if segment.is_some_and(|segment| !segment.leaving) {
-                    index.damaged(request.stream, request.key);
+                    index.damaged(request.key);
                     drop(index);
                     tell(shared, &request, &format!("{error}; none is whole"));
                 }
@@ -108,7 +108,7 @@ fn tell(shared: &Shared, request: &Request, what: &str) {
         request.key.offset,
         request.block.first,
         request.block.last(),
-        request.stream
+        request.key.stream
     );
 }
 
@@ -142,7 +142,7 @@ fn read(
     for batch in batches {
         messages.reserve(batch.messages.len());
         for (id, mut held) in batch.messages {
-            if id.stream == request.stream {
+            if id.stream == request.key.stream {
                 held.born = shared.conversion.born(&batch.anchor.boot_id, held.born);
                 messages.push((id.seq, held));
             }

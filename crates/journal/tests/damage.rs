@@ -502,3 +502,24 @@ fn what_has_the_name_of_a_file_and_is_none_of_ours_is_not_read() {
     // It takes room, so it goes.
     assert!(!path(4, "log").exists());
 }
+
+/// What is whole of two blocks that one hole has damaged is at one place, and what was read for the one stream was
+/// taken for the other's: another purge under the right id, or none.
+#[test]
+fn what_is_saved_of_two_streams_at_one_place_is_each_ones_own() {
+    let (dir, changed) = (Dir::new(), Dir::new());
+    let written = segments(&dir);
+    let original = Original::new(&dir, &written);
+    let footer = original.footer;
+    let blocks: Vec<_> = (16..footer)
+        .filter(|&at| original.content[at..].starts_with(&[0, 0xb1, 0x1c, 0x0e]))
+        .collect();
+    for pair in blocks.windows(2) {
+        // The first record behind the first block's heads, and the second block's mark; and there is no footer.
+        let places = [pair[0] + 200, pair[1], footer + 20];
+        let (lost, _) = original.changed(&changed, pair[0], |bytes| {
+            places.into_iter().for_each(|at| bytes[at] ^= 0x10);
+        });
+        assert!(lost <= 1, "{places:?}: {lost} lost");
+    }
+}
