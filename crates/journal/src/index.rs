@@ -525,6 +525,22 @@ impl Index {
         in_memory
     }
 
+    /// The file of a tail or segment is gone. What is in memory is to be sealed, again or for the first time; what is not
+    /// is given up: whether it was.
+    pub fn has_lost_file(&mut self, number: u64) -> bool {
+        let parts = self.streams.values().flat_map(|stream| &stream.parts);
+        let mut parts = parts.filter(|part| part.number == number);
+        let in_memory = parts.all(|part| part.memory.is_some());
+        if in_memory {
+            self.segments
+                .entry(number)
+                .and_modify(|segment| segment.sealed = false);
+        } else {
+            self.give_up(number);
+        }
+        !in_memory
+    }
+
     /// What was given up of a stream, once.
     pub fn poll_lost(&mut self) -> Option<Lost> {
         let (stream, (seqs, born_max)) = self.lost.pop_first()?;

@@ -1,5 +1,6 @@
 //! The keeper: a thread that rewrites frozen tails as segments, and removes what holds nothing any more.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
 
@@ -9,7 +10,7 @@ use powderhorn_protocol::time::Time;
 
 use crate::batch::{BLOCK_BYTES, BatchWriter};
 use crate::clock::Anchor;
-use crate::files::{Files, Kind};
+use crate::files::Kind;
 use crate::footer::{Block, Footer, StreamBlocks};
 use crate::format;
 use crate::index::{Frozen, Segment};
@@ -61,16 +62,21 @@ fn sweep(shared: &Shared) {
                 .get(number)
                 .is_none_or(|segment| segment.sealed)
         });
+        for &number in &doomed {
+            index.set_leaving(number, true);
+        }
         (doomed, std::mem::take(&mut index.litter))
     };
     drop(litter);
     for number in doomed {
-        match shared.remove_files(number) {
-            Ok(()) => {
-                shared.index.lock().segments.remove(&number);
-            }
+        let removed = shared.remove_files(number);
+        let mut index = shared.index.lock();
+        if let Err(error) = removed {
             // It goes when room is needed.
-            Err(error) => log::warn!("journal: {error}"),
+            log::warn!("journal: {error}");
+            index.set_leaving(number, false);
+        } else {
+            index.segments.remove(&number);
         }
     }
 }
@@ -80,11 +86,7 @@ fn sweep(shared: &Shared) {
 pub fn attach(shared: &Shared) -> io::Result<()> {
     // Nobody else counts meanwhile.
     let _alone = shared.sealing.lock();
-    let in_place = {
-        let lock = shared.lock.lock();
-        let at = |lock| Files::is_at(lock, shared.files.dir());
-        lock.as_ref().map(at).transpose()?.unwrap_or(false)
-    };
+    let in_place = shared.in_place()?;
     let mut locked = None;
     if !in_place {
         shared.files.make_dir()?;
@@ -97,10 +99,16 @@ pub fn attach(shared: &Shared) -> io::Result<()> {
     let files = shared.files.list()?;
     let bytes = files.iter().map(|(.., bytes)| bytes).sum();
     shared.counts.disk_bytes.store(bytes, Ordering::Relaxed);
-    if in_place {
-        return Ok(());
+    if !in_place {
+        add_late(shared, &files)?;
+        *shared.lock.lock() = locked;
     }
-    // What is in there was not read at the start, and now it is too late for that; but it takes room.
+    give_up_missing(shared, &files);
+    Ok(())
+}
+
+/// What is in the directory was not read at the start, and now it is too late for that; but it takes room.
+fn add_late(shared: &Shared, files: &[(u64, Kind, u64)]) -> io::Result<()> {
     let mut index = shared.index.lock();
     let first = index
         .segments
@@ -109,7 +117,7 @@ pub fn attach(shared: &Shared) -> io::Result<()> {
     if files.last().is_some_and(|&(number, ..)| number >= first) {
         return Err(io::Error::other("it has files of a later time"));
     }
-    for (number, kind, _) in files {
+    for &(number, kind, _) in files {
         if kind != Kind::Unfinished && !index.segments.contains_key(&number) {
             log::warn!(
                 "journal: {} came late: its messages are not held before the next start",
@@ -123,9 +131,32 @@ pub fn attach(shared: &Shared) -> io::Result<()> {
             index.add_segment(number, segment);
         }
     }
-    drop(index);
-    *shared.lock.lock() = locked;
     Ok(())
+}
+
+/// What was in files that somebody has removed is written again, if it is in memory as well, and else held no more.
+fn give_up_missing(shared: &Shared, files: &[(u64, Kind, u64)]) {
+    let (given_up, litter) = {
+        let mut index = shared.index.lock();
+        let there: BTreeSet<u64> = files.iter().map(|&(number, ..)| number).collect();
+        let missing = index
+            .segments
+            .keys()
+            .filter(|&number| !there.contains(number));
+        let missing: Vec<u64> = missing.copied().collect();
+        let given_up = missing
+            .iter()
+            .filter(|&&number| index.has_lost_file(number));
+        (given_up.count(), std::mem::take(&mut index.litter))
+    };
+    drop(litter);
+    if given_up > 0 {
+        count(&shared.counts.damaged, given_up as u64);
+        log::error!(
+            "journal: {given_up} segments in {} were removed by somebody: what was in them is held no more",
+            shared.files.dir().display()
+        );
+    }
 }
 
 /// Rewrites a frozen tail as a segment, and removes its log.

@@ -45,6 +45,11 @@ pub fn run(shared: &Shared) {
             return;
         }
         let result = read(shared, &mut files, &request);
+        let missing = result
+            .as_ref()
+            .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+        // If all of the directory is elsewhere it may come back.
+        let removed = missing && shared.in_place().unwrap_or(false);
         let mut index = shared.index.lock();
         match result {
             Ok((messages, whole)) => {
@@ -60,7 +65,7 @@ pub fn run(shared: &Shared) {
                     tell(shared, &request, &format!("{NO_FRAME}; {saved} are whole"));
                 }
             }
-            Err(error) if !is_damage(&error) => {
+            Err(error) if !is_damage(&error) && !removed => {
                 // The messages stay held: whoever wants them asks again.
                 index.cache.done(request.key, None);
                 drop(index);
@@ -74,7 +79,21 @@ pub fn run(shared: &Shared) {
                 index.cache.done(request.key, None);
                 // It may have been removed meanwhile, which is no damage.
                 let segment = index.segments.get(&request.key.number);
-                if segment.is_some_and(|segment| !segment.leaving) {
+                if segment.is_none_or(|segment| segment.leaving) {
+                    continue;
+                }
+                if removed {
+                    index.give_up(request.key.number);
+                    let litter = std::mem::take(&mut index.litter);
+                    drop(index);
+                    drop(litter);
+                    count(&shared.counts.damaged, 1);
+                    let path = shared.files.path(request.key.number, Kind::Segment);
+                    log::error!(
+                        "journal: {} was removed by somebody: what was in it is held no more",
+                        path.display()
+                    );
+                } else {
                     index.damaged(request.key);
                     drop(index);
                     tell(shared, &request, &format!("{error}; none is whole"));
@@ -91,7 +110,6 @@ fn is_damage(error: &io::Error) -> bool {
         // Said here, of bytes that were read.
         io::ErrorKind::Other,
         io::ErrorKind::UnexpectedEof,
-        io::ErrorKind::NotFound,
     ];
     kinds.contains(&error.kind()) || error.raw_os_error() == Some(EIO)
 }

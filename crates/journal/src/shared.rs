@@ -378,6 +378,13 @@ impl Shared {
         self.jobs_wake.notify_one();
     }
 
+    /// Whether the directory that is locked is the one that is used.
+    pub fn in_place(&self) -> io::Result<bool> {
+        let lock = self.lock.lock();
+        let at = |lock| Files::is_at(lock, self.files.dir());
+        Ok(lock.as_ref().map(at).transpose()?.unwrap_or(false))
+    }
+
     /// Has the files removed that hold nothing any more.
     pub fn sweep(&self) {
         let mut jobs = self.jobs.lock();

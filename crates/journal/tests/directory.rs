@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use common::{Dir, SECOND, TestDisk, get, id, message, open, options, stream, until, write};
 use powderhorn_journal::{Clock, Journal, JournalStore, Op, Options, State, SystemClock, Wait};
+use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::store::Store;
 
 const EACCES: i32 = 13;
@@ -176,4 +177,57 @@ fn a_directory_that_comes_back_is_gone_on_with() {
     journal.kill();
     let (_store, _journal, recovered) = open(&dir);
     assert_eq!(recovered.streams[&stream(1)].count(), 11);
+}
+
+/// What the core is told of as lost, of the first stream.
+fn lost(store: &mut JournalStore) -> RangeSet {
+    let polled = std::iter::from_fn(|| store.poll_lost());
+    let ranges = polled.flat_map(|lost| lost.seqs.iter().collect::<Vec<_>>());
+    ranges.collect()
+}
+
+/// Each block of each segment was found to be damaged when somebody asked for it, and said to be held until then.
+#[test]
+fn what_was_removed_by_hand_is_held_no_more() {
+    let dir = Dir::new();
+    let (mut store, journal, _) = Journal::open(Options {
+        bytes_max: Options::BYTES_MIN,
+        ..options(&dir)
+    })
+    .unwrap();
+    fill(&mut store, &journal, &dir, 1..=30_000);
+    until("one log", || dir.files("log").len() == 1);
+    let segments = dir.files("seg");
+    // One of them,
+    fs::remove_file(&segments[1]).unwrap();
+    let first = (1..30_000).find(|&seq| get(&mut store, id(1, seq)).is_none());
+    let gone = lost(&mut store);
+    assert_eq!(gone.first(), first);
+    assert!((1_000..10_000).contains(&gone.count()), "{gone:?}");
+    assert!(
+        gone.iter()
+            .flatten()
+            .all(|seq| get(&mut store, id(1, seq)).is_none())
+    );
+    assert!(get(&mut store, id(1, gone.last().unwrap() + 1)).is_some());
+    assert_eq!(journal.counters().damaged, 1);
+    // and all.
+    fs::remove_dir_all(&dir.0).unwrap();
+    std::thread::sleep(Duration::from_millis(1_100));
+    store.insert(id(1, 30_001), message(id(1, 30_001), SystemClock.boot()));
+    let waited = journal.wait(journal.position(), 10 * SECOND);
+    assert!(matches!(waited, Wait::NotJournalled(_)), "{waited:?}");
+    until("it is there again", || journal.state() == State::Ok);
+    let gone = lost(&mut store);
+    // The latest segment was in memory, too, so it is written again.
+    assert_eq!(gone.first(), Some(1));
+    let last = gone.last().unwrap();
+    assert!((20_000..29_000).contains(&last), "{last}");
+    // One segment had gone before, and one is there again.
+    assert_eq!(journal.counters().damaged, segments.len() as u64 - 1);
+    journal.kill();
+    let (_store, _journal, recovered) = open(&dir);
+    let held = &recovered.streams[&stream(1)];
+    assert_eq!((held.first(), held.last()), (Some(last + 1), Some(30_001)));
+    assert_eq!((held.range_count(), recovered.damaged), (1, 0));
 }
