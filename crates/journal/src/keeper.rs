@@ -115,7 +115,8 @@ fn add_late(shared: &Shared, files: &[(u64, Kind, u64)]) -> io::Result<()> {
         .first_key_value()
         .map_or(index.number, |(&number, _)| number);
     if files.last().is_some_and(|&(number, ..)| number >= first) {
-        return Err(io::Error::other("it has files of a later time"));
+        let later = "it has files of a later time, which are not read before Varnish is restarted";
+        return Err(io::Error::other(later));
     }
     for &(number, kind, _) in files {
         if kind != Kind::Unfinished && !index.segments.contains_key(&number) {

@@ -231,3 +231,37 @@ fn what_was_removed_by_hand_is_held_no_more() {
     assert_eq!((held.first(), held.last()), (Some(last + 1), Some(30_001)));
     assert_eq!((held.range_count(), recovered.damaged), (1, 0));
 }
+
+/// Another directory was used meanwhile. What is in this one was not read by this life, nor may it be written over.
+#[test]
+fn a_directory_that_comes_back_too_late_waits_for_the_next_start() {
+    let dir = Dir::new();
+    let (mut store, journal, _) = open(&dir);
+    let mut insert = |seq, works| {
+        store.insert(id(1, seq), message(id(1, seq), SystemClock.boot()));
+        let waited = journal.wait(journal.position(), 10 * SECOND);
+        assert_eq!(waited == Wait::Written, works, "{waited:?}");
+    };
+    insert(1, true);
+    let elsewhere = Dir::new();
+    fs::rename(&dir.0, &elsewhere.0).unwrap();
+    std::thread::sleep(Duration::from_millis(1_100));
+    insert(2, false);
+    until("it is there again", || journal.state() == State::Ok);
+    fs::remove_dir_all(&dir.0).unwrap();
+    fs::rename(&elsewhere.0, &dir.0).unwrap();
+    let log = fs::read(&dir.files("log")[0]).unwrap();
+    std::thread::sleep(Duration::from_millis(1_100));
+    insert(3, false);
+    let says_so = |state| match state {
+        State::Failed(reason) => reason.contains("before Varnish is restarted"),
+        State::Ok => false,
+    };
+    until("it is said", || says_so(journal.state()));
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(says_so(journal.state()));
+    journal.kill();
+    assert_eq!(fs::read(&dir.files("log")[0]).unwrap(), log);
+    let (mut store, _journal, _) = open(&dir);
+    assert!(get(&mut store, id(1, 1)).is_some());
+}
