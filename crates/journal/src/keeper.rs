@@ -60,7 +60,7 @@ fn sweep(shared: &Shared) {
             index
                 .segments
                 .get(number)
-                .is_none_or(|segment| segment.sealed)
+                .is_none_or(|segment| segment.sealed && !segment.leaving)
         });
         for &number in &doomed {
             index.set_leaving(number, true);
