@@ -81,11 +81,18 @@ fn sweep(shared: &Shared) {
     }
 }
 
-/// Makes and locks the directory, if that was not possible at the start, or if it is elsewhere by now; and counts what is
-/// in it, as people may have removed something.
-pub fn attach(shared: &Shared) -> io::Result<()> {
+/// Counts anew what is in the directory: people remove files, and a failure leaves some in any state.
+pub fn recount(shared: &Shared) -> io::Result<Vec<(u64, Kind, u64)>> {
     // Nobody else counts meanwhile.
     let _alone = shared.sealing.lock();
+    let files = shared.files.list()?;
+    let bytes = files.iter().map(|(.., bytes)| bytes).sum();
+    shared.counts.disk_bytes.store(bytes, Ordering::Relaxed);
+    Ok(files)
+}
+
+/// Makes and locks the directory, if that was not possible at the start, or if it is elsewhere by now.
+pub fn attach(shared: &Shared) -> io::Result<()> {
     let in_place = shared.in_place()?;
     let mut locked = None;
     if !in_place {
@@ -96,9 +103,7 @@ pub fn attach(shared: &Shared) -> io::Result<()> {
         }
         shared.files.check_version()?;
     }
-    let files = shared.files.list()?;
-    let bytes = files.iter().map(|(.., bytes)| bytes).sum();
-    shared.counts.disk_bytes.store(bytes, Ordering::Relaxed);
+    let files = recount(shared)?;
     if !in_place {
         add_late(shared, &files)?;
         *shared.lock.lock() = locked;

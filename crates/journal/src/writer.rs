@@ -209,6 +209,7 @@ impl<'a> Writer<'a> {
                 .iter()
                 .try_for_each(|&number| keeper::seal(shared, number))?;
             self.log = Some(Log::create(shared, self.number)?);
+            keeper::recount(shared)?;
             Ok(position)
         });
         match ready {

@@ -847,3 +847,35 @@ fn what_is_given_up_while_it_is_sealed_takes_no_room() {
         dir.files("seg").len() as u64 == journal.counters().segments
     });
 }
+
+/// A disk that will not sync the names in a directory while this is true.
+#[derive(Default)]
+struct Nameless(AtomicBool);
+
+impl powderhorn_journal::Faults for Nameless {
+    fn check(&self, op: Op, path: &std::path::Path) -> std::io::Result<()> {
+        if self.0.load(Ordering::Relaxed) && op == Op::Sync && path.is_dir() {
+            return Err(std::io::Error::from_raw_os_error(EIO));
+        }
+        Ok(())
+    }
+}
+
+/// A segment that was in its place when the disk failed was counted as found there, and again when it was written again.
+#[test]
+fn what_a_failure_leaves_is_counted_once() {
+    let (dir, disk) = (Dir::new(), Arc::new(Nameless::default()));
+    let options = Options {
+        bytes_max: Options::BYTES_MIN,
+        faults: Some(disk.clone()),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    disk.0.store(true, Ordering::Relaxed);
+    insert(&mut store, 1, 1..=4_000);
+    until("it fails", || journal.state() != State::Ok);
+    assert!(!dir.files("seg").is_empty());
+    disk.0.store(false, Ordering::Relaxed);
+    until("it works again", || journal.state() == State::Ok);
+    assert_eq!(journal.counters().disk_bytes, dir.bytes());
+}
