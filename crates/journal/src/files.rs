@@ -82,6 +82,10 @@ fn told_by(name: &OsStr) -> Option<(u64, Kind)> {
 pub const STAMP: &str = "epoch";
 /// The name of the file with the first start of this boot.
 pub const SINCE: &str = "boot";
+/// The name of the file with what has expired.
+pub const EXPIRED: &str = "expired";
+/// No file with a line of text is longer.
+pub const LINE_BYTES_MAX: u64 = 4_096;
 
 /// The state directory.
 pub struct Files {
@@ -269,8 +273,8 @@ impl Files {
         self.sync_dir()
     }
 
-    /// A small file's bytes; `None` if there is none. A file that has more is cut off.
-    pub fn read_small(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+    /// A small file's bytes; `None` if there is none. A file that has more than `bytes_max` is cut off.
+    pub fn read_small(&self, name: &str, bytes_max: u64) -> io::Result<Option<Vec<u8>>> {
         let path = self.dir.join(name);
         self.check(Op::Read, &path)?;
         let file = match File::open(&path) {
@@ -278,7 +282,7 @@ impl Files {
             result => result?,
         };
         let mut bytes = Vec::new();
-        file.take(4096).read_to_end(&mut bytes)?;
+        file.take(bytes_max).read_to_end(&mut bytes)?;
         Ok(Some(bytes))
     }
 }

@@ -4,18 +4,20 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
 
+use powderhorn_protocol::Expired;
 use powderhorn_protocol::id::{MessageId, StreamId};
 use powderhorn_protocol::store::Held;
 use powderhorn_protocol::time::Time;
 
 use crate::batch::{BLOCK_BYTES, BatchWriter};
 use crate::clock::Anchor;
+use crate::expired;
 use crate::files::Kind;
 use crate::footer::{Block, Footer, StreamBlocks};
 use crate::format;
 use crate::index::{Frozen, Segment};
 use crate::messages::estimate;
-use crate::shared::{Shared, count, uncount};
+use crate::shared::{Shared, Stop, count, uncount};
 
 /// A hole in the seqs that ends a block: what is said of a part of a block is as if it had none.
 const HOLE_MAX: u64 = 256;
@@ -28,17 +30,29 @@ const WRITE_BYTES: usize = 1 << 20;
 
 /// Works until it is told to end.
 pub fn run(shared: &Shared) {
+    let mut noted = Vec::new();
     loop {
-        let (number, sweep) = {
+        let (number, sweep, expired, stop) = {
             let mut jobs = shared.jobs.lock();
-            while jobs.seal.is_empty() && !jobs.sweep && !jobs.stop {
+            while jobs.seal.is_empty() && !jobs.sweep && jobs.expired.is_none() && !jobs.stop {
                 shared.jobs_wake.wait(&mut jobs);
             }
-            if jobs.stop {
-                return;
-            }
-            (jobs.seal.pop_front(), std::mem::take(&mut jobs.sweep))
+            (
+                jobs.seal.pop_front(),
+                std::mem::take(&mut jobs.sweep),
+                jobs.expired.take(),
+                jobs.stop,
+            )
         };
+        // Before the last of what it tells of is removed.
+        if let Some(expired) = expired.filter(|expired| *expired != noted) {
+            if note_expired(shared, &expired) {
+                noted = expired;
+            }
+        }
+        if stop {
+            return;
+        }
         if sweep {
             self::sweep(shared);
         }
@@ -47,6 +61,20 @@ pub fn run(shared: &Shared) {
             shared.fail(format!("cannot write to {dir}: {error}"));
         }
     }
+}
+
+/// Writes what has expired; whether that was possible. A disk that fails has failed without that, too.
+fn note_expired(shared: &Shared, expired: &[Expired]) -> bool {
+    if shared.lock.lock().is_none() || shared.stopping() == Stop::Abandon {
+        return false;
+    }
+    let anchor = shared.conversion.anchor(&*shared.options.clock);
+    let written = expired::write(&shared.files, &anchor, expired);
+    if let Err(error) = &written {
+        let dir = shared.files.dir().display();
+        log::warn!("journal: what has expired cannot be noted in {dir}: {error}");
+    }
+    written.is_ok()
 }
 
 fn sweep(shared: &Shared) {

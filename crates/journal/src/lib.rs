@@ -16,7 +16,7 @@
 //! | `index`, `messages`, `cache` | where each message is |
 //! | `store`, `shared` | what the core and others call, and what they share with the threads |
 //! | `writer`, `keeper`, `reader` | the three threads |
-//! | `open`, `stamp`, `since` | what a start finds |
+//! | `open`, `stamp`, `since`, `expired` | what a start finds |
 //! | `clock` | ages across reboots |
 //! | `files` | all that reaches a disk |
 #![forbid(unsafe_code)]
@@ -24,6 +24,7 @@
 mod batch;
 mod cache;
 mod clock;
+mod expired;
 mod files;
 mod footer;
 mod format;
@@ -44,6 +45,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use powderhorn_protocol::Expired;
 use powderhorn_protocol::id::StreamId;
 use powderhorn_protocol::ranges::RangeSet;
 
@@ -126,6 +128,8 @@ pub enum OpenError {
 pub struct Recovered {
     /// For each stream the messages that are held.
     pub streams: BTreeMap<StreamId, RangeSet>,
+    /// What had expired by then, but for the last minute.
+    pub expired: Vec<Expired>,
     /// Places in files that were damaged, footers and whole files included.
     pub damaged: u64,
     /// Bytes at the ends of logs that were never finished.

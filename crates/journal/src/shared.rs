@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
+use powderhorn_protocol::Expired;
 use powderhorn_protocol::id::MessageId;
 use powderhorn_protocol::store::Held;
 
@@ -82,6 +83,8 @@ pub struct Progress {
 pub struct Jobs {
     pub seal: std::collections::VecDeque<u64>,
     pub sweep: bool,
+    /// What has expired, to be written.
+    pub expired: Option<Vec<Expired>>,
     pub stop: bool,
 }
 
@@ -392,6 +395,12 @@ impl Shared {
             jobs.sweep = true;
             self.jobs_wake.notify_one();
         }
+    }
+
+    /// Has it written what has expired.
+    pub fn note_expired(&self, expired: Vec<Expired>) {
+        self.jobs.lock().expired = Some(expired);
+        self.jobs_wake.notify_one();
     }
 
     /// Removes the files of a tail or segment.

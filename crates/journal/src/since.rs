@@ -6,7 +6,7 @@ use std::io;
 use powderhorn_protocol::time::Time;
 
 use crate::clock::Anchor;
-use crate::files::{Files, SINCE};
+use crate::files::{Files, LINE_BYTES_MAX, SINCE};
 
 /// The first start of the boot of `now`, which is this one if the file tells of no earlier one; then it is noted.
 pub fn first_start(files: &Files, now: &Anchor) -> Anchor {
@@ -28,7 +28,7 @@ pub fn first_start(files: &Files, now: &Anchor) -> Anchor {
 }
 
 fn read(files: &Files) -> io::Result<Option<Anchor>> {
-    let Some(bytes) = files.read_small(SINCE)? else {
+    let Some(bytes) = files.read_small(SINCE, LINE_BYTES_MAX)? else {
         return Ok(None);
     };
     let text = std::str::from_utf8(&bytes).unwrap_or_default();

@@ -3,11 +3,11 @@
 
 use std::io;
 
-use crate::files::{Files, STAMP};
+use crate::files::{Files, LINE_BYTES_MAX, STAMP};
 
 /// Reads the stamp: `Err` if the file is there and says nothing that can be used.
 pub fn read(files: &Files) -> Result<Option<u64>, String> {
-    let bytes = match files.read_small(STAMP) {
+    let bytes = match files.read_small(STAMP, LINE_BYTES_MAX) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(None),
         Err(error) => return Err(error.to_string()),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use powderhorn_protocol::Expired;
 use powderhorn_protocol::id::{MessageId, StreamId};
 use powderhorn_protocol::store::{Fetch, Held, Lost, Store};
 use powderhorn_protocol::time::Time;
@@ -17,7 +18,9 @@ use crate::format::{self, HEADER_BYTES};
 use crate::open::Loading;
 use crate::shared::{Shared, Stop, count};
 use crate::writer::{Log, Writer};
-use crate::{Counters, OpenError, Options, Recovered, State, Wait, keeper, reader, since, stamp};
+use crate::{
+    Counters, OpenError, Options, Recovered, State, Wait, expired, keeper, reader, since, stamp,
+};
 
 /// The threads' names.
 const WRITER: &str = "journal-writer";
@@ -76,12 +79,34 @@ impl Journal {
         let now = Anchor::at_start(&*options.clock);
         let mut conversion = Conversion::new(now, options.retention);
         loading.note_anchors(&mut conversion);
+        let expired = if late {
+            Ok(None)
+        } else {
+            expired::read(&files)
+        };
+        if let Ok(Some((anchor, _))) = &expired {
+            conversion.note(anchor);
+        }
         if !late && conversion.has_earlier_boots() {
             conversion.set_since(since::first_start(&files, &now));
         }
         let disk_bytes = loading.disk_bytes;
         let (mut start, mut recovered) =
             loading.build(&conversion, options.tail_bytes(), options.cache_bytes);
+        match expired {
+            Ok(Some((anchor, mut all))) => {
+                for expired in &mut all {
+                    expired.born = conversion.born_before(&anchor.boot_id, expired.born);
+                }
+                recovered.expired = all;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                recovered.damaged += 1;
+                let dir = options.dir.display();
+                log::error!("journal: what has expired cannot be read in {dir}: {error}");
+            }
+        }
         if late {
             start.index.number = now.wall_ms;
             // Whoever wrote the rest, what can be read of this has never done harm: it only keeps epochs in order.
@@ -181,6 +206,11 @@ impl Journal {
     /// epoch's first message is issued. An error leaves the old stamp; it is tried again when the disk works again.
     pub fn store_stamp(&self, stamp: u64) -> std::io::Result<()> {
         self.handle.shared.store_stamp(stamp)
+    }
+
+    /// Has it noted what has expired here of all streams, in place of what was noted before. Waits for no disk.
+    pub fn note_expired(&self, expired: Vec<Expired>) {
+        self.handle.shared.note_expired(expired);
     }
 
     /// Writes what is queued and ends; whether that was done within `timeout`. What was not, still will be.

@@ -15,6 +15,7 @@ use serde::Serialize;
 use crate::config::Config;
 use crate::node::{Node, Shared};
 use crate::notices::Notices;
+use crate::sys;
 
 /// How long the end of a node waits for the disk.
 pub(crate) const SHUTDOWN_WAIT: Duration = Duration::from_millis(200);
@@ -182,6 +183,16 @@ pub struct JournalStatus {
     /// Age of the oldest purge that is held, in ms; null if there is none. While bytes are short this is the
     /// retention that there is.
     pub oldest_ms: Option<u64>,
+}
+
+impl Shared {
+    /// Has the journal note what has expired, for the node's next life.
+    pub(crate) fn note_expired(&self) {
+        if let Some(journal) = &self.journal {
+            let expired = self.core.lock().expired(sys::boot_clock()).collect();
+            journal.note_expired(expired);
+        }
+    }
 }
 
 impl JournalStatus {

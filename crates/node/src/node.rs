@@ -513,7 +513,10 @@ impl Node {
             || !busy(&mut threads);
         drop(threads);
         match &shared.journal {
-            Some(journal) => journal.shutdown(SHUTDOWN_WAIT) && ended,
+            Some(journal) => {
+                shared.note_expired();
+                journal.shutdown(SHUTDOWN_WAIT) && ended
+            }
             None => ended,
         }
     }

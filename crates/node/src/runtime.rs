@@ -33,6 +33,8 @@ const SEND_BATCH: usize = 64;
 const STOP_SEND_MAX: usize = 4_096;
 /// How often the key file, the configuration file and the kernel's counters are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// How often it is noted what has expired.
+const NOTE_EXPIRED: Duration = Duration::from_secs(60);
 /// The runtime is started anew after a panic, so often; beyond, the node only applies what it has
 /// and says in its status that it is deaf.
 const PANICS_MAX: u32 = 16;
@@ -50,6 +52,8 @@ pub(crate) struct Runtime {
     key_file: Option<KeyFile>,
     config_file: Option<ConfigFile>,
     housekeeping: Instant,
+    /// When the journal was last told what has expired.
+    note_expired_at: Instant,
     /// Datagrams of receipts that waiters have been told of.
     receipts_in: u64,
     /// Purges that the cache has failed to apply, and when that was last seen to grow.
@@ -67,6 +71,7 @@ impl Runtime {
             key_file,
             config_file: shared.config().path.clone().map(ConfigFile::new),
             housekeeping: Instant::now(),
+            note_expired_at: Instant::now(),
             receipts_in: 0,
             apply_failed: 0,
             cache_failed: None,
@@ -367,6 +372,10 @@ impl Runtime {
         self.note_alone();
         self.take_sample();
         let shared = &self.shared;
+        if self.note_expired_at.elapsed() >= NOTE_EXPIRED {
+            self.note_expired_at = Instant::now();
+            shared.note_expired();
+        }
         let counters = &shared.counters;
         let drops = self.sockets.iter().filter_map(sys::socket_drops).sum();
         let before = counters.net_kernel_drops.swap(drops, Ordering::Relaxed);

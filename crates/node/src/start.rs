@@ -89,6 +89,8 @@ pub(crate) fn prepare(
     for (stream, held) in &recovered.streams {
         core.restore(*stream, held);
     }
+    let expired = recovered.expired.iter();
+    expired.for_each(|expired| core.restore_expired(expired));
     let locals = sockets.iter().map(|socket| socket.local).collect();
     let info = |socket: &Arc<Socket>| SocketInfo {
         local: socket.local,

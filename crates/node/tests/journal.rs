@@ -8,6 +8,7 @@ use std::time::Duration;
 use common::{TempDir, TestNode, all_met, eventually, fleet, free_addresses, purge};
 use powderhorn_journal::{Clock, Journal, Options, SystemClock};
 use powderhorn_node::{Config, Journalled, MessageId, Node, StartError, node_id};
+use powderhorn_protocol::Expired;
 use powderhorn_protocol::id::{Epoch, StreamId};
 use powderhorn_protocol::store::{Held, Store};
 
@@ -144,6 +145,53 @@ fn what_was_answered_is_there_at_that_moment() {
 fn an_answer_before_the_append_is_found_out() {
     let lost = lives_that_lose_a_purge(|_| true);
     assert!(lost > 0, "no purge is gone");
+}
+
+/// It is in the journal no more, and who was away is to hear of it from the next life, too.
+#[test]
+fn what_has_expired_is_told_from_life_to_life() {
+    let dir = TempDir::new();
+    let (first, _) = pair(&dir);
+    let options = Options {
+        bytes_max: first.journal.bytes,
+        ..Options::new(first.journal.dir.clone().unwrap())
+    };
+    let now = SystemClock.boot();
+    let epoch = Epoch {
+        stamp: 1,
+        random: 1,
+    };
+    let stream = StreamId {
+        node: node_id("elsewhere"),
+        epoch,
+    };
+    let expired = Expired {
+        stream,
+        below: 42,
+        born: now - first.limits.retention - Duration::from_secs(5),
+    };
+    {
+        let (_store, journal, recovered) = Journal::open(options.clone()).unwrap();
+        assert_eq!(recovered.expired, []);
+        journal.note_expired(vec![expired]);
+        assert!(journal.shutdown(Duration::from_secs(10)));
+    }
+    let path = options.dir.join("expired");
+    for _ in 0..2 {
+        let node = TestNode::start(first.clone());
+        let streams = node.node.streams();
+        let found = streams
+            .iter()
+            .find(|view| view.stream == stream.to_string());
+        let found = found.map(|view| (view.floor, view.top));
+        assert_eq!(found, Some((42, 41)));
+        // This life has to note it again.
+        std::fs::remove_file(&path).unwrap();
+        node.stop();
+        assert!(path.exists());
+    }
+    let (_store, _journal, recovered) = Journal::open(options).unwrap();
+    assert_eq!(recovered.expired, [expired]);
 }
 
 /// After an upgrade, say. What that version has left is not touched, so there is a way back.
