@@ -19,7 +19,7 @@ use crate::{admin, director, engine, guard, runtime, shim};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// The figures that an operator looks at first.
-const FIRST: [&str; 35] = [
+const FIRST: [&str; 36] = [
     "apply_panics",
     "applied",
     "apply_failed",
@@ -34,6 +34,7 @@ const FIRST: [&str; 35] = [
     "fleet_oldest_news_ms",
     "flushed",
     "held_bytes",
+    "isolated",
     "issued",
     "lost",
     "members_source_errors",

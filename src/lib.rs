@@ -393,8 +393,8 @@ mod powderhorn {
         call(ctx, "journalled", |_| Ok(receipts::journalled()))
     }
 
-    /// Whether this node has heard of no other for longer than the config's `limits.max_staleness`: purges may
-    /// be missing. Never, without that setting.
+    /// Whether this node has heard of no other for longer than the config's `limits.max_staleness`, or has since
+    /// and not yet got what it missed: purges may be missing. Never, without that setting.
     pub fn isolated(ctx: &mut Ctx) -> Result<bool, VclError> {
         call(ctx, "isolated", |_| receipts::isolated())
     }

@@ -49,7 +49,8 @@
 #	GET /.powderhorn/metrics	the same as series for a Prometheus (OpenMetrics)
 #
 # With limits.max_staleness in the config, a node that has heard of no other for longer than that
-# serves no object that it has had for longer: those are fetched, and not kept.
+# serves no object that it has had for longer, until it has what it missed: those are fetched, and not
+# kept. So include this file before code that returns in vcl_hit.
 
 include "powderhorn_purgers.vcl";
 

@@ -264,8 +264,8 @@ pub struct Limits {
     /// origin's cache may hand out objects that are older.
     pub join_margin: Duration,
     /// `limits.max_staleness`: how long this node may hear of no other before its cache is held to be stale:
-    /// `isolated()` in VCL is then true, and the shipped VCL serves no object that is older than this.
-    /// 1 s to 30 days; "off" for never, the default.
+    /// `isolated()` in VCL is then true, until what was missed has come, and the shipped VCL serves no object
+    /// that is older than this. 1 s to 30 days, and four rounds or more; "off" for never, the default.
     pub max_staleness: Option<Duration>,
     /// `limits.replay_window`: datagrams by which one may be overtaken and still count. 1,024 to
     /// 16,777,216; default 65,536. Takes a bit of memory each, for each peer.

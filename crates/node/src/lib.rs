@@ -17,12 +17,14 @@
 //! | `settings`, `reload` | what of it may change while the node runs |
 //! | `members`, `nodes`, `lookup`, `address` | who is in the fleet: a list, a file, names |
 //! | `peers`, `membership` | the peers of the moment; how they change |
+//! | `alone` | since when nobody else was heard |
 //! | `receipts` | where a purge has been applied |
 //! | `status`, `streams`, `counters`, `events`, `notices`, `lost`, `fit` | what an operator sees |
 //! | `net`, `watch`, `sys` | sockets, files, clocks |
 #![deny(unsafe_code)]
 
 mod address;
+mod alone;
 mod apply;
 mod config;
 mod counters;

@@ -135,9 +135,8 @@ pub(crate) struct Shared {
     pub egress: Egress,
     /// What writes the messages that the core holds to disk.
     pub journal: Option<Journal>,
-    /// When this node began to hear of no other, in µs of the boot clock; `i64::MAX` while it hears of one,
-    /// or knows that there is none.
-    pub alone_since: AtomicI64,
+    /// From when on this node is isolated if no other is heard: in µs of the boot clock; `i64::MAX` for never.
+    pub isolated_at: AtomicI64,
     /// Up to when all purges were applied at all nodes, when that was last known; the node's start before that.
     /// In µs of the boot clock.
     pub applied_until: AtomicI64,
@@ -271,6 +270,12 @@ impl Shared {
         // Likewise for a runtime about to wait after a panic.
         drop(self.threads.lock());
         self.threads_changed.notify_all();
+    }
+
+    /// See [`Node::isolated`]. Asked for each hit: it waits for nothing.
+    pub fn isolated(&self) -> bool {
+        let at = self.isolated_at.load(Ordering::Relaxed);
+        at != i64::MAX && sys::boot_clock() > Time::from_us(at)
     }
 
     /// Waits a while, or until the node is to stop; whether it is.
@@ -423,17 +428,10 @@ impl Node {
         self.shared.core.lock().knows(id)
     }
 
-    /// Whether this node has heard of no other for longer than `limits.max_staleness`.
+    /// Whether this node has heard of no other for longer than `limits.max_staleness`, or has since, and not yet
+    /// got what it missed.
     pub fn isolated(&self) -> bool {
-        let since = self.shared.alone_since.load(Ordering::Relaxed);
-        // Asked for each request: what follows is only for a node that is alone.
-        since != i64::MAX
-            && self
-                .shared
-                .config()
-                .limits
-                .max_staleness
-                .is_some_and(|max| sys::boot_clock().since(Time::from_us(since)) > max)
+        self.shared.isolated()
     }
 
     /// `limits.max_staleness`; 0 if it is off.

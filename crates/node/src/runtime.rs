@@ -16,6 +16,7 @@ use powderhorn_protocol::bounds::DATAGRAM_BYTES_MAX;
 use powderhorn_protocol::time::Time;
 use powderhorn_protocol::wire::Standing;
 
+use crate::alone::Alone;
 use crate::keys::KeyFile;
 use crate::net::Receiver;
 use crate::node::{RuntimeState, Shared};
@@ -59,6 +60,9 @@ pub(crate) struct Runtime {
     /// Purges that the cache has failed to apply, and when that was last seen to grow.
     apply_failed: u64,
     cache_failed: Option<Time>,
+    alone: Alone,
+    /// Whether there are others, or may be.
+    fleet: bool,
 }
 
 impl Runtime {
@@ -75,6 +79,8 @@ impl Runtime {
             receipts_in: 0,
             apply_failed: 0,
             cache_failed: None,
+            alone: Alone::new(shared.started),
+            fleet: false,
             shared: shared.clone(),
         };
         let first = state.tokio()?;
@@ -129,9 +135,6 @@ impl Runtime {
             if panics >= PANICS_MAX {
                 let text = "the runtime gave up after too many panics: restart Varnish";
                 shared.notices.say(Level::Error, text.into());
-                // Deaf is alone.
-                let now = sys::boot_clock().as_us();
-                shared.alone_since.store(now, Ordering::Relaxed);
                 return RuntimeState::GaveUp;
             }
             let text = "the runtime panicked and is started again";
@@ -271,33 +274,44 @@ impl Runtime {
             shared.wake_waiters(&core);
         }
         let timeout = core.poll_timeout();
+        let heard = core.heard();
         drop(core);
         for event in &events {
             events::tell(shared, event);
         }
+        let max = shared.config().limits.max_staleness;
+        self.alone.note(heard, max);
+        self.set_isolated(max);
         timeout
     }
 
-    /// Notes since when no other node is heard of.
-    fn note_alone(&self) {
+    /// Notes whether there are others, and whether what was missed while none was heard has come.
+    fn note_alone(&mut self) {
         let shared = &self.shared;
-        let core = shared.core.lock();
-        let (mut peers, mut up, mut heard) = (0, 0, None);
-        for peer in core.peers() {
-            peers += 1;
-            up += usize::from(peer.up);
-            heard = heard.max(peer.heard);
-        }
+        let peers = shared.peers().count() as u64;
         // A source that is silent may know of others.
-        let fleet = peers > 0 || shared.unanswered.load(Ordering::Relaxed);
+        self.fleet = peers > 0 || shared.unanswered.load(Ordering::Relaxed);
+        let core = shared.core.lock();
+        let now = sys::boot_clock();
+        if !self.fleet {
+            self.alone.single(now);
+        } else if let Some(heard_for) = self.alone.behind_for(now) {
+            let standing = core.standing(now);
+            // Right after a cut there are some of whom nothing is known yet.
+            let all = standing.nodes > peers || heard_for > core.news_stale();
+            let complete_ms = standing.complete_ms.filter(|_| all && standing.nodes > 1);
+            let complete_ms = complete_ms.filter(|_| standing.lacking.is_none());
+            let complete = complete_ms.map(|ms| now - Duration::from_millis(ms));
+            self.alone.settle(now, complete);
+        }
         drop(core);
-        let before = shared.alone_since.load(Ordering::Relaxed);
-        let since = match (fleet, up) {
-            (true, 0) if before != i64::MAX => before,
-            (true, 0) => heard.unwrap_or_else(sys::boot_clock).as_us(),
-            _ => i64::MAX,
-        };
-        shared.alone_since.store(since, Ordering::Relaxed);
+        self.set_isolated(shared.config().limits.max_staleness);
+    }
+
+    fn set_isolated(&self, max: Option<Duration>) {
+        let max = max.filter(|_| self.fleet);
+        let at = max.map_or(i64::MAX, |max| (self.alone.since() + max).as_us());
+        self.shared.isolated_at.store(at, Ordering::Relaxed);
     }
 
     /// Tells the core how this node is, and takes this second's counts.

@@ -117,7 +117,7 @@ pub(crate) fn prepare(
         answers: Mutex::new(Vec::new()),
         resolver,
         egress: Egress::new(sockets, sealer, random()?),
-        alone_since: AtomicI64::new(i64::MAX),
+        isolated_at: AtomicI64::new(i64::MAX),
         applied_until: AtomicI64::new(now.as_us()),
         journal,
         journal_wait: config.journal.wait,

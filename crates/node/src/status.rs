@@ -60,6 +60,8 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
     /// Whether one of them has never said anything: there may be more peers.
     pub sources_unanswered: bool,
+    /// Whether it is held to be stale by `limits.max_staleness`.
+    pub isolated: bool,
     /// Names used by more than one node, each with the addresses that use it.
     pub duplicate_names: Vec<DuplicateName>,
     /// The journal; null without one.
@@ -252,6 +254,7 @@ impl Status {
             peers,
             sources,
             sources_unanswered: shared.unanswered.load(Ordering::Relaxed),
+            isolated: shared.isolated(),
             duplicate_names,
             journal: JournalStatus::take(shared, now),
             streams,
@@ -435,6 +438,11 @@ pub(crate) fn counters(shared: &Shared) -> Vec<Counter> {
         reach.oldest.map_or(0, |(ms, _)| ms),
     ));
     list.push(gauge("peers_up", "Peers heard of lately.", up));
+    list.push(gauge(
+        "isolated",
+        "1 while nothing is served that was cached for longer than limits.max_staleness.",
+        u64::from(shared.isolated()),
+    ));
     list.push(gauge(
         "held_bytes",
         "Bytes of purges held.",

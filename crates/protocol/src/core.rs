@@ -132,6 +132,8 @@ pub struct Core<S, R> {
     /// The same peers by what they are at the moment.
     pub(crate) roster: Roster,
     counter: u64,
+    /// When any peer was last heard.
+    pub(crate) heard: Option<Time>,
     pub(crate) round: u64,
     next_round: Time,
     /// When to look next for what is too old.
@@ -203,6 +205,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             peers: Peers::default(),
             roster: Roster::default(),
             counter: 0,
+            heard: None,
             round: 0,
             next_round: now,
             expire_at: now,
@@ -329,6 +332,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         if live {
             peer.heard = Some(now);
+            self.heard = Some(now);
             if !peer.up {
                 self.roster.set_up(from, peer, true);
                 self.roster.check(from, peer, now + quiet);

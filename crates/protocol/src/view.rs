@@ -87,6 +87,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
             .map(|(&id, stream)| (id, stream.recovered))
     }
 
+    /// When something valid was last heard of any peer, also of one that is none any more.
+    pub fn heard(&self) -> Option<Time> {
+        self.heard
+    }
+
     /// All peers, in the order of their numbers.
     pub fn peers(&self) -> impl Iterator<Item = PeerView> + '_ {
         self.peers.iter().map(|(id, peer)| PeerView {

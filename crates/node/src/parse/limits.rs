@@ -16,6 +16,9 @@ use crate::units::{
 /// Most names in `purge.key_headers`: each header of each response is compared with them.
 const KEY_HEADERS_MAX: usize = 32;
 
+/// Rounds in which nobody else may be heard without that meaning anything, with losses.
+const STALENESS_ROUNDS_MIN: u32 = 4;
+
 impl Source<'_> {
     pub(super) fn purge(&self, raw: &RawPurge) -> Result<PurgeConfig> {
         let mut purge = PurgeConfig::default();
@@ -112,8 +115,14 @@ impl Source<'_> {
             .as_ref()
             .filter(|raw| raw.get_ref() != "off")
         {
-            let ms = self.duration("limits.max_staleness", raw, 1_000..=month)?;
-            limits.max_staleness = Some(duration(ms));
+            let max = duration(self.duration("limits.max_staleness", raw, 1_000..=month)?);
+            if max < limits.round * STALENESS_ROUNDS_MIN {
+                let problem = format!(
+                    "limits.max_staleness: must be {STALENESS_ROUNDS_MIN} of limits.round or more"
+                );
+                return Err(self.error(raw.span(), problem));
+            }
+            limits.max_staleness = Some(max);
         }
         if let Some(raw) = &raw.replay_window {
             limits.replay_window = self.number("limits.replay_window", raw, 1_024..=16_777_216)?;

@@ -209,6 +209,10 @@ fn each_mistake_is_named_with_file_line_and_key() {
             "2: limits.retention: must be 1m to 30d, not 1s",
         ),
         (
+            "[limits]\nmax_staleness = '3s'\nround = '1s'",
+            "2: limits.max_staleness: must be 4 of limits.round",
+        ),
+        (
             "[limits]\nretention_bytes = '1MB'",
             "2: limits.retention_bytes: must be a size such",
         ),

@@ -58,6 +58,12 @@ impl Status {
                 "the runtime gave up: neither sends nor receives; restart varnish".to_owned(),
             );
         }
+        if self.isolated {
+            troubles.push(
+                "isolated: what was cached for longer than limits.max_staleness is not served"
+                    .to_owned(),
+            );
+        }
         if self.applier != "running" && !stopping && (self.ready > 0 || !self.peers.is_empty()) {
             troubles.push(format!(
                 "the apply thread is {}: the fleet's purges are not applied",
