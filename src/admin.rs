@@ -262,9 +262,10 @@ fn trace(node: &Node, id: &[u8]) -> Result<Receipt, Answer> {
 }
 
 fn receipt_text(receipt: &Receipt) -> String {
-    let here = match receipt.applied_here {
-        true => "this one included",
-        false => "not on this one",
+    let here = match (receipt.applied_here, receipt.not_wanted_here) {
+        (true, _) => "this one included",
+        (false, true) => "not wanted on this one: older than its cache, or expired here",
+        (false, false) => "not on this one",
     };
     let mut text = format!(
         "{}: applied on {} of {} nodes, {here}",

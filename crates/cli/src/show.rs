@@ -107,13 +107,14 @@ pub fn trace(receipt: &Value) -> String {
             None => String::new(),
         }
     );
-    let here = receipt["applied_here"].as_bool();
+    let here = ["applied_here", "not_wanted_here"].map(|name| receipt[name].as_bool());
     let mut rows = vec![vec!["node".into(), "site".into(), "applied".into()]];
     rows.push(vec![
         "(the node asked)".into(),
         String::new(),
         match here {
-            Some(true) => "yes".into(),
+            [Some(true), _] => "yes".into(),
+            [_, Some(true)] => "not needed: its cache is younger".into(),
             _ => "NOT YET".into(),
         },
     ]);

@@ -280,10 +280,18 @@ fn a_purge_carries_its_own_host_and_prints_the_id() {
 fn a_trace_says_who_is_missing() {
     let receipt = r#"{"id":"0a.1b.2c:7","done":2,"nodes":3,"applied_here":true,"age_ms":1500,
         "applied":[{"node":"nyc","site":"us","latency_ms":70.04,"not_wanted":false}],"missing":["lon"],"unsupported":[]}"#;
+    let younger = r#"{"id":"0a.1b.2c:7","done":1,"nodes":1,"applied_here":false,"not_wanted_here":true,
+        "age_ms":null,"applied":[],"missing":[],"unsupported":[]}"#;
     let (url, node) = node(vec![
+        answer("200 Receipt", younger),
         answer("200 Receipt", receipt),
         answer("404 Not an id", ""),
     ]);
+    let shown = out(&powderhorn(&["trace", "--url", &url, "0a.1b.2c:7"]));
+    assert!(
+        shown.contains("1 of 1 nodes") && !shown.contains("NOT YET"),
+        "{shown}"
+    );
     let shown = out(&powderhorn(&["trace", "--url", &url, "0a.1b.2c:7"]));
     assert!(
         shown.starts_with("0a.1b.2c:7: applied on 2 of 3 nodes, issued 1.5 s ago\n"),

@@ -28,6 +28,8 @@ pub struct Receipt {
     pub nodes: usize,
     /// Whether this node has applied it.
     pub applied_here: bool,
+    /// Whether this node did not want it: it is older than its cache, or has expired here.
+    pub not_wanted_here: bool,
     /// Milliseconds since it was issued, if it is still held here.
     pub age_ms: Option<u64>,
     /// The other nodes that owe nothing any more.
@@ -113,6 +115,7 @@ impl Node {
         core.ask_receipt(now, ids, false);
         let known = core.receipt(ids);
         let here = core.all_seen(ids);
+        let done_here = core.owes_nothing(ids);
         let views: Vec<_> = match &known {
             Some(_) => core.peers().collect(),
             None => Vec::new(),
@@ -123,9 +126,12 @@ impl Node {
         let peers = self.shared.peers();
         let mut receipt = Receipt {
             id: ids.to_string(),
-            done: known.as_ref().map_or(usize::from(here), CoreReceipt::done),
+            done: known
+                .as_ref()
+                .map_or(usize::from(done_here), CoreReceipt::done),
             nodes: 1 + peers.count(),
             applied_here: here,
+            not_wanted_here: done_here && !here,
             age_ms: known
                 .as_ref()
                 .and_then(|known| known.born)

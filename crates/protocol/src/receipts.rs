@@ -41,6 +41,8 @@ pub struct Receipt {
     pub born: Option<Time>,
     /// Whether this node itself has applied all of them.
     pub applied_here: bool,
+    /// Whether it has applied, or does not want, each of them.
+    pub done_here: bool,
     /// All peers, in the order of their numbers.
     pub peers: Vec<PeerReceipt>,
 }
@@ -76,7 +78,7 @@ impl Receipt {
         let done = |peer: &&PeerReceipt| {
             matches!(peer.state, ReceiptState::Applied | ReceiptState::NotWanted)
         };
-        usize::from(self.applied_here) + self.peers.iter().filter(done).count()
+        usize::from(self.done_here) + self.peers.iter().filter(done).count()
     }
 }
 
@@ -254,13 +256,37 @@ impl<S: Store, R: RngCore> Core<S, R> {
             ids,
             born: open.born,
             applied_here: self.all_seen(ids),
+            done_here: self.owes_nothing(ids),
             peers: self.peers.keys().map(of_peer).collect(),
         })
     }
 
+    /// Whether this node has applied, or does not want, each of these messages. The cost does not grow with their
+    /// number.
+    pub fn owes_nothing(&self, ids: MessageIds) -> bool {
+        let Some(stream) = self.streams.get(&ids.stream) else {
+            return false;
+        };
+        let owed = [
+            &stream.ready,
+            &stream.retry,
+            &stream.in_flight,
+            &stream.unsupported,
+        ];
+        let nothing = |unseen: RangeInclusive<u64>| {
+            let unseen = stream.floor.max(*unseen.start())..=*unseen.end();
+            unseen.is_empty()
+                || (stream.known.gaps(unseen.clone()).next().is_none()
+                    && owed
+                        .iter()
+                        .all(|set| set.within(unseen.clone()).next().is_none()))
+        };
+        stream.seen.gaps(ids.first..=ids.last).all(nothing)
+    }
+
     /// How many nodes owe nothing any more, this one included: [`Receipt::done`] without the rest.
     pub fn receipt_done(&self, ids: MessageIds) -> usize {
-        let here = usize::from(self.all_seen(ids));
+        let here = usize::from(self.owes_nothing(ids));
         let open = self.receipts.open.get(&(ids.stream, ids.first, ids.last));
         let messages = width(&(ids.first..=ids.last));
         let done = |(_, answer): &(&PeerId, &Answer)| {

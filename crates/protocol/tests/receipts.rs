@@ -223,6 +223,23 @@ fn a_young_cache_does_not_want_it() {
     assert_eq!(got.peers[0].state, ReceiptState::Applied);
     assert_eq!(got.peers[1].state, ReceiptState::NotWanted);
     assert_eq!(got.done(), 3);
+    // It is no other story when that node is asked itself.
+    ask(&mut fleet, 2, id.into());
+    fleet.run(secs(20));
+    let got = receipt(&fleet, 2, id.into());
+    assert!(!got.applied_here && got.done_here);
+    assert_eq!(
+        (got.done(), fleet.nodes[2].core.receipt_done(id.into())),
+        (3, 3)
+    );
+    // What nobody has issued yet is owed by all.
+    let next = MessageIds {
+        last: id.seq + 1,
+        ..id.into()
+    };
+    ask(&mut fleet, 2, next);
+    fleet.run(secs(20));
+    assert_eq!(receipt(&fleet, 2, next).done(), 0);
 }
 
 fn core_with_puppet() -> (TestCore, Puppet) {
