@@ -32,6 +32,10 @@ const ENTRIES_BYTES: usize = PLAINTEXT_BYTES_MAX - wire::HEADER_BYTES - wire::FR
 /// Messages applied within so many microseconds of each other are told as one: receipts are for people.
 const SAME_MOMENT_US: i64 = 1_000;
 
+/// Moments told of one stream: as many as fit into a datagram. In a storm of purges they are longer, or answers would
+/// come later than questions.
+const MOMENTS_MAX: usize = 24;
+
 /// What is known of messages' way through the fleet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Receipt {
@@ -152,7 +156,7 @@ impl Receipts {
     pub fn turn_peer(&mut self, now: Time, peer: PeerId) {
         for open in self.open.values_mut() {
             open.answers.remove(&peer);
-            open.ask_at = open.ask_at.min(now + ASK_AGAIN_MIN);
+            open.ask_at = open.ask_at.min(ask_time(now + ASK_AGAIN_MIN));
             self.next = self.next.min(open.ask_at);
         }
     }
@@ -206,7 +210,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 born,
                 pins: 0,
                 read: now,
-                ask_at: now + pause,
+                ask_at: ask_time(now + pause),
                 pause,
                 answers: BTreeMap::new(),
             };
@@ -420,7 +424,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 if unanswered.is_empty() {
                     continue;
                 }
-                open.ask_at = now + open.pause;
+                open.ask_at = ask_time(now + open.pause);
                 let again = receipts.again.entry(peer).or_default();
                 again.entry(stream).or_default().extend(unanswered.iter());
             }
@@ -562,19 +566,31 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Those of `these` of which it is remembered when they were applied, by how long ago that is.
     fn moments(&self, now: Time, id: StreamId, these: &RangeSet) -> Vec<(u64, RangeSet)> {
-        let mut moments: BTreeMap<i64, (u64, RangeSet)> = BTreeMap::new();
-        let of_stream = self.receipts.applied.iter();
-        for (at, message) in of_stream.filter(|(_, message)| message.stream == id) {
-            if these.contains(message.seq) {
-                let since_us = now.since(*at).as_micros() as u64;
-                let moment = at.as_us().div_euclid(SAME_MOMENT_US);
-                let moment = moments.entry(moment).or_default();
-                moment.0 = since_us;
+        let applied = self.receipts.applied.iter();
+        let asked =
+            |(_, message): &&(Time, MessageId)| message.stream == id && these.contains(message.seq);
+        let applied: Vec<_> = applied.filter(asked).collect();
+        let mut length = SAME_MOMENT_US;
+        loop {
+            let mut moments: BTreeMap<i64, (u64, RangeSet)> = BTreeMap::new();
+            for (at, message) in &applied {
+                let moment = moments.entry(at.as_us().div_euclid(length)).or_default();
+                moment.0 = now.since(*at).as_micros() as u64;
                 moment.1.insert(message.seq);
             }
+            if moments.len() <= MOMENTS_MAX {
+                return moments.into_values().collect();
+            }
+            length *= 2;
         }
-        moments.into_values().collect()
     }
+}
+
+/// When to ask again at the earliest: at few moments, so that what many receipts lack goes in one datagram. In a storm
+/// of purges each would have one of its own for each peer.
+fn ask_time(at: Time) -> Time {
+    let grid = ASK_AGAIN_MIN.as_micros() as i64;
+    Time::from_us(at.as_us().saturating_add(grid - 1).div_euclid(grid) * grid)
 }
 
 /// Takes out of `asks` what fits into `room` bytes of entries.
