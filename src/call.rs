@@ -2,10 +2,41 @@
 
 use std::cell::RefCell;
 
-use varnish::ffi::VCL_STRING;
-use varnish::vcl::{Ctx, LogTag, VclError};
+use varnish::ffi::{VCL_DURATION, VCL_STRING, vtim_dur};
+use varnish::vcl::{Ctx, IntoVCL, LogTag, VclError, Workspace};
 
 use crate::{guard, shim};
+
+/// A DURATION, in seconds. The bindings know an argument for one by the name of its type; in std's they would put it
+/// themselves, and panic at a negative one where nothing catches that.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Duration(f64);
+
+impl Duration {
+    /// `None` for a negative one.
+    pub fn to_std(self) -> Option<std::time::Duration> {
+        let whole = |seconds: f64| std::time::Duration::try_from_secs_f64(seconds).ok();
+        whole(self.0).or_else(|| (self.0 > 0.0).then_some(std::time::Duration::MAX))
+    }
+}
+
+impl From<VCL_DURATION> for Duration {
+    fn from(duration: VCL_DURATION) -> Self {
+        Duration(duration.0.0)
+    }
+}
+
+impl From<std::time::Duration> for Duration {
+    fn from(duration: std::time::Duration) -> Self {
+        Duration(duration.as_secs_f64())
+    }
+}
+
+impl IntoVCL<VCL_DURATION> for Duration {
+    fn into_vcl(self, _: &mut Workspace) -> Result<VCL_DURATION, VclError> {
+        Ok(VCL_DURATION(vtim_dur(self.0)))
+    }
+}
 
 /// Why a VCL function did not do its work.
 pub enum Problem {

@@ -50,13 +50,12 @@ mod uptime;
 #[varnish::vmod]
 mod powderhorn {
     use std::ffi::CStr;
-    use std::time::Duration;
 
     use powderhorn_node::Purge;
     use varnish::ffi::VCL_STRING;
     use varnish::vcl::{Ctx, Event, VclError};
 
-    use crate::call::call;
+    use crate::call::{Duration, call};
     use crate::runtime::{self, VclState};
     use crate::{functions, receipts, shim};
 
@@ -333,21 +332,21 @@ mod powderhorn {
     /// Purges as `purge()` does, waits until `nodes` nodes have applied it (0: all), this one counted, and
     /// returns the purge's id.
     ///
-    /// `timeout` is a duration, as VCL writes it or as text ("500ms", "2s", "1m"); at most 60 s. If it takes
-    /// longer the string is not set, and the purge is on its way all the same. A waiting request keeps its thread: at most 256 wait at a time.
+    /// It waits for `timeout` at most, and for 60 s at most, on the request's own thread; no more than 256 requests wait
+    /// at a time. If it takes longer, or the timeout or the number of nodes is negative, the string is not set, and
+    /// the purge is on its way all the same.
     pub unsafe fn purge_wait(
         ctx: &mut Ctx,
         url: &CStr,
-        timeout: &CStr,
+        timeout: Duration,
         #[default(0)] nodes: i64,
         #[default("req.http.host")] host: &CStr,
         #[default(false)] soft: bool,
     ) -> Result<VCL_STRING, VclError> {
         call(ctx, "purge_wait", |ctx| {
-            let goal = receipts::Goal::new(timeout, nodes)?;
             let digest = functions::url_digest(ctx, url, host)?;
             let (space, id) = functions::issue_digest(ctx, digest, soft)?;
-            receipts::wait_issued(id, goal)?;
+            receipts::wait_issued(id, receipts::Goal::new(timeout, nodes)?)?;
             Ok(space.fill(id.text().as_str().as_bytes()))
         })
     }
@@ -357,7 +356,7 @@ mod powderhorn {
     pub fn wait(
         ctx: &mut Ctx,
         id: &CStr,
-        timeout: &CStr,
+        timeout: Duration,
         #[default(0)] nodes: i64,
     ) -> Result<bool, VclError> {
         call(ctx, "wait", |_| {
@@ -366,7 +365,8 @@ mod powderhorn {
     }
 
     /// Whether the `wait()` or `purge_wait()` just before, in the same VCL subroutine, has waited: it did not if
-    /// 256 others were waiting, or if it was not given a duration.
+    /// 256 others were waiting, or if the timeout was negative, as `std.duration(text, -1s)` is for a text that
+    /// is no duration.
     pub fn waited(ctx: &mut Ctx) -> Result<bool, VclError> {
         call(ctx, "waited", |_| Ok(receipts::waited()))
     }
@@ -402,7 +402,9 @@ mod powderhorn {
     /// The config's `limits.max_staleness`: what an isolated node has cached for longer may be stale. 0 if it
     /// is not set.
     pub fn max_staleness(ctx: &mut Ctx) -> Result<Duration, VclError> {
-        call(ctx, "max_staleness", |_| receipts::max_staleness())
+        call(ctx, "max_staleness", |_| {
+            Ok(receipts::max_staleness()?.into())
+        })
     }
 
     /// The state of the runtime, as "text" (the default) or "json".

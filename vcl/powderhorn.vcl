@@ -40,7 +40,7 @@
 #		dies before the others have it. Other reasons: VCL failed before it was applied.
 #
 # X-Powderhorn-Wait: 2s, in a PURGE, has the answer wait until all nodes have applied it, for so long at
-# most (of the two purges that a request may ask for, for each); X-Powderhorn-Applied in the answer says how many have ("4 of 5").
+# most, a minute at most (of the two purges that a request may ask for, for each); X-Powderhorn-Applied in the answer says how many have ("4 of 5").
 #
 # For clients of powderhorn_purgers, and nobody else (403):
 #
@@ -52,6 +52,7 @@
 # serves no object that it has had for longer, until it has what it missed: those are fetched, and not
 # kept. So include this file before code that returns in vcl_hit.
 
+import std;
 include "powderhorn_purgers.vcl";
 
 sub vcl_recv {
@@ -121,12 +122,15 @@ sub powderhorn_answer {
 		return (synth(503, "Not purged everywhere"));
 	}
 	if (req.http.X-Powderhorn-Wait) {
+		# Seconds without a unit; what is no duration is not waited for.
 		if (req.http.X-Powderhorn-First &&
-		    !powderhorn.wait(req.http.X-Powderhorn-First, req.http.X-Powderhorn-Wait)) {
+		    !powderhorn.wait(req.http.X-Powderhorn-First,
+		    std.duration(req.http.X-Powderhorn-Wait, std.duration(req.http.X-Powderhorn-Wait + "s", -1s)))) {
 			set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-First);
 			call powderhorn_not_yet;
 		}
-		if (!powderhorn.wait(req.http.X-Powderhorn-Id, req.http.X-Powderhorn-Wait)) {
+		if (!powderhorn.wait(req.http.X-Powderhorn-Id,
+		    std.duration(req.http.X-Powderhorn-Wait, std.duration(req.http.X-Powderhorn-Wait + "s", -1s)))) {
 			set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
 			call powderhorn_not_yet;
 		}
@@ -150,7 +154,9 @@ sub powderhorn_look {
 		return (synth(403, "Not allowed"));
 	}
 	if (req.url ~ "^/\.powderhorn/purge/") {
-		set req.http.X-Powderhorn-Id = regsub(req.url, "^/\.powderhorn/purge/([^?]*).*$", "\1");
+		# Some clients encode the colon.
+		set req.http.X-Powderhorn-Id = regsub(regsub(req.url, "^/\.powderhorn/purge/([^?]*).*$", "\1"),
+		    "%3[Aa]", ":");
 		set req.http.X-Powderhorn-Applied = powderhorn.applied(req.http.X-Powderhorn-Id);
 		if (req.http.X-Powderhorn-Applied == "") {
 			return (synth(404, "Not an id"));

@@ -44,6 +44,6 @@ sub vcl_synth {
 		set resp.http.first = req.http.X-Powderhorn-First;
 	}
 	if (req.http.X-Powderhorn-Id && resp.status == 200) {
-		set resp.http.everywhere = powderhorn.wait(req.http.X-Powderhorn-Id, "20s");
+		set resp.http.everywhere = powderhorn.wait(req.http.X-Powderhorn-Id, 20s);
 	}
 }
