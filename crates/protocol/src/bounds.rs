@@ -122,6 +122,10 @@ pub const EXPLORE_ONE_IN: u32 = 8;
 /// nodes that share a name would otherwise drive each other's epochs up for ever.
 pub const REOPENINGS_MAX: u32 = 8;
 
+/// Messages that an id may name where it is read: more than any purge takes. A question about all that a node will ever
+/// issue would have every node answer for each of its purges.
+pub const IDS_MAX: u64 = 65_536;
+
 /// Receipts kept at once; of more, the one that was read longest ago is given up.
 pub const RECEIPTS_MAX: usize = 1_024;
 

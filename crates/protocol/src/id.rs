@@ -7,7 +7,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crate::bounds::SEQ_MAX;
+use crate::bounds::{IDS_MAX, SEQ_MAX};
 
 /// A node's id: the first eight bytes of `SHA-256(node name)`, computed by the driver.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -276,7 +276,7 @@ impl FromStr for MessageIds {
         let (stream, seqs) = text.split_once(':').ok_or_else(error)?;
         let (first, last) = seqs.split_once('-').unwrap_or((seqs, seqs));
         let (first, last) = seq(first).zip(seq(last)).ok_or_else(error)?;
-        if last < first {
+        if last < first || last - first >= IDS_MAX {
             return Err(error());
         }
         Ok(MessageIds {
@@ -322,6 +322,11 @@ mod tests {
         assert!(ids.to_string().ends_with(":7-9"));
         assert_eq!(ids.iter().count(), 3);
         assert!(ids.to_string().parse::<MessageId>().is_err());
+        let most = MessageIds {
+            last: 7 + IDS_MAX - 1,
+            ..ids
+        };
+        assert_eq!(most.to_string().parse(), Ok(most));
         let one = MessageIds { last: 7, ..ids };
         assert_eq!(one.to_string().parse(), Ok(one));
         assert!(one.to_string().ends_with(":7"));
@@ -331,6 +336,8 @@ mod tests {
             "a.b.c:-7",
             "a.b.c:0-7",
             "a.b.c:7-7-7",
+            "a.b.c:1-65537",
+            "a.b.c:1-4611686018427387902",
         ] {
             assert!(text.parse::<MessageIds>().is_err(), "{text}");
         }
