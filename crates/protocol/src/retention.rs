@@ -125,13 +125,16 @@ impl<S: Store, R: RngCore> Core<S, R> {
             // What has not been applied is not given up, or it would have to be fetched again.
             let pinned = stream.first_unapplied().unwrap_or(u64::MAX);
             let batch = (excess / MESSAGE_BYTES_MAX as u64 + 1).min(EVICT_BATCH_MAX);
-            let below = first.saturating_add(batch).min(pinned);
+            // Nor is anything said of what has not come, or was not even issued yet.
+            let last = stream.held.last().map_or(first, |last| last.max(first));
+            let below = first.saturating_add(batch).min(pinned).min(last + 1);
             if below > first {
                 self.stats.evicted += drop_held(&mut self.store, id, stream, below);
                 stream.evicted_below = below;
                 stream.evicted_born = Some(born);
                 let left = self.store.oldest(id).map(|(_, born)| born);
-                if let Some(born) = left.or(stream.last_born) {
+                // What is left says it otherwise, and better: a store knows births only about.
+                if let Some(born) = stream.last_born.filter(|_| left.is_none()) {
                     stream.note_older(below, born);
                 }
                 self.news.evicted_born = self.news.evicted_born.max(left);

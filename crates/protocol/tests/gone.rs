@@ -365,3 +365,25 @@ fn what_nobody_ever_had_makes_nobody_flush() {
     assert_eq!(flushes(&fleet), [0; 4]);
     assert!((1..4).all(|n| wanted(&fleet.nodes[n].core) == 0));
 }
+
+/// More goes at once than there is of a stream. What it goes on with later is younger than all that.
+#[test]
+fn what_is_issued_after_an_eviction_is_not_taken_for_older() {
+    let mut fleet = Fleet::new(17, 4, &small());
+    fleet.settle();
+    let stream = fleet.issue(0).stream;
+    fleet.run(secs(2));
+    // Much more than there is room for, between two rounds.
+    fleet.burst(1, 60);
+    fleet.run(secs(30));
+    assert!((0..4).all(|n| !is_held(&fleet, n, stream)));
+    fleet.restart(3);
+    fleet.run(secs(5));
+    cut_off(&mut fleet, 3, true);
+    fleet.run(secs(1));
+    assert_eq!(fleet.issue(0).stream, stream);
+    fleet.run(secs(5));
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(30));
+    assert_eq!(fleet.lacking(3), []);
+}
