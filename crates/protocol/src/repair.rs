@@ -2,7 +2,7 @@
 //! round. The first half of the exchange, the digest, is in the module `gossip`.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, RangeInclusive};
 use std::time::Duration;
 
 use rand::RngCore;
@@ -181,9 +181,12 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let told = young > 1 && asked_first <= young;
             // And the other way round: it is gone here, and not older than the asker's cache. Its margin does
             // not count, in which there was nothing in the cache yet.
-            let asked = |seq| entry.ranges().any(|range| range.contains(&seq));
-            let since = cutoff + self.config.join_margin;
-            let told = told || stream.gone_young(since).any(asked);
+            let gone = stream.gone_young(cutoff + self.config.join_margin);
+            let asked = |gone: RangeInclusive<u64>| {
+                let mut ranges = entry.ranges();
+                ranges.any(|range| range.start() <= gone.end() && gone.start() <= range.end())
+            };
+            let told = told || gone.is_some_and(asked);
             if solicit.round != 0 && told {
                 if let Some(peer) = self.peers.get_mut(from) {
                     peer.floors.insert(entry.stream, young);

@@ -61,6 +61,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
                     .first_unapplied()
                     .map_or(seq + 1, |first| first.min(seq + 1));
                 self.stats.expired += drop_held(&mut self.store, id, stream, below);
+                if below > seq {
+                    stream.note_gone(seq, born, self.round);
+                }
                 if stream.wanted(0..=below - 1).next().is_none() {
                     stream.raise_floor(below, born);
                     stream.floor_lost = false;
@@ -131,7 +134,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             if below > first {
                 self.stats.evicted += drop_held(&mut self.store, id, stream, below);
                 stream.evicted_below = below;
-                stream.evicted_born = Some(born);
+                stream.note_gone(below - 1, born, self.round);
                 let left = self.store.oldest(id).map(|(_, born)| born);
                 // What is left says it otherwise, and better: a store knows births only about.
                 if let Some(born) = stream.last_born.filter(|_| left.is_none()) {
@@ -157,10 +160,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         self.stats.evicted += evicted;
         stream.held.remove_all(&lost.seqs);
-        if last >= stream.evicted_below {
-            stream.evicted_below = last + 1;
-            stream.evicted_born = None;
-        }
+        stream.evicted_below = stream.evicted_below.max(last + 1);
         stream.note_older(last + 1, lost.born_max);
         self.news.evicted_born = self.news.evicted_born.max(Some(lost.born_max));
     }

@@ -16,6 +16,21 @@ use crate::peer::PeerId;
 use crate::ranges::{RangeSet, total};
 use crate::time::Time;
 
+/// Who lacks what went lately asks for its last message in some rounds, of one peer after another, whose ends are not
+/// the same and move on with each message that goes: so many ends are remembered,
+const GONE_MAX: usize = 8;
+/// so many rounds apart, and the latest.
+const GONE_ROUNDS: u64 = 8;
+
+/// A message that went.
+#[derive(Debug)]
+struct Gone {
+    seq: u64,
+    born: Time,
+    /// When it went.
+    round: u64,
+}
+
 #[derive(Debug)]
 pub(crate) struct Stream {
     /// Received, issued here, or skipped: not wanted from the network.
@@ -81,8 +96,8 @@ pub(crate) struct Stream {
     pub absence: Option<Absence>,
     /// Below this, what was held has been dropped for want of room.
     pub evicted_below: u64,
-    /// The last of that was born then or later, if that is known.
-    pub evicted_born: Option<Time>,
+    /// What of the messages that went lately is known: see [`Stream::note_gone`].
+    gone: Vec<Gone>,
     /// The largest seq known when the cache was flushed: what came up to it was issued before.
     pub flushed_top: u64,
     /// The same of a flush that is under way.
@@ -121,7 +136,7 @@ impl Stream {
             lacking_since: None,
             absence: None,
             evicted_below: 0,
-            evicted_born: None,
+            gone: Vec::new(),
             flushed_top: 0,
             flushing_top: 0,
         }
@@ -214,21 +229,30 @@ impl Stream {
         older.map(|(seq, _)| seq).max().unwrap_or(1)
     }
 
-    /// Messages of which is known that they were born at `cutoff` or later, and which have expired here or
-    /// were dropped for want of room: the last of each kind.
-    pub fn gone_young(&self, cutoff: Time) -> impl Iterator<Item = u64> + use<> {
-        let floor = self.floor_born.filter(|_| !self.floor_lost);
-        let floor = floor.map(|born| (self.floor, born));
-        let evicted = self.evicted_born.map(|born| (self.evicted_below, born));
-        let marks = [floor, evicted].into_iter().flatten();
-        let young = marks.filter(move |(_, born)| *born >= cutoff);
-        young.map(|(below, _)| below.saturating_sub(1))
+    /// Notes that all up to `seq` went, by age or for want of room, and that this one was born at `born` or later; so
+    /// were those after it.
+    pub fn note_gone(&mut self, seq: u64, born: Time, round: u64) {
+        let gone = &mut self.gone;
+        let before = gone.len().checked_sub(2).and_then(|at| gone.get(at));
+        if before.is_some_and(|before| round < before.round + GONE_ROUNDS) {
+            gone.pop();
+        } else if gone.len() == GONE_MAX {
+            gone.remove(0);
+        }
+        gone.push(Gone { seq, born, round });
     }
 
-    /// The last message that was asked for not long ago and is still wanted, at `seq` or later.
+    /// Messages that went and were born at `cutoff` or later, as far as that is known.
+    pub fn gone_young(&self, cutoff: Time) -> Option<RangeInclusive<u64>> {
+        let young = self.gone.iter().find(|gone| gone.born >= cutoff)?;
+        Some(young.seq..=self.gone.last()?.seq)
+    }
+
+    /// The last message that was asked for not long ago, if it is at `seq` or later and still wanted.
     pub fn last_asked(&self, seq: u64) -> Option<u64> {
         let last = self.asked.iter().filter_map(RangeSet::last).max()?;
-        self.wanted_rev(seq..=last).next().map(|gap| *gap.end())
+        let wanted = last >= seq && self.wanted(last..=last).next().is_some();
+        wanted.then_some(last)
     }
 
     /// Whether `range` holds something that was asked for and not long ago.

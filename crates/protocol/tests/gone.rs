@@ -387,3 +387,57 @@ fn what_is_issued_after_an_eviction_is_not_taken_for_older() {
     fleet.run(secs(30));
     assert_eq!(fleet.lacking(3), []);
 }
+
+/// It goes on while its head expires, or is dropped for want of room: at each member a little more has gone in each round.
+#[test]
+fn the_head_of_a_busy_stream_counts() {
+    for config in [config(), small()] {
+        let mut fleet = Fleet::new(18, 4, &config);
+        fleet.settle();
+        purge_for(&mut fleet, &[0], 30);
+        cut_off(&mut fleet, 3, true);
+        fleet.restart(3);
+        let busy = |fleet: &mut Fleet, seconds: u64| {
+            for _ in 0..4 * seconds {
+                fleet.issue(0);
+                fleet.run(ms(250));
+            }
+        };
+        busy(&mut fleet, RETENTION * 3 / 2);
+        cut_off(&mut fleet, 3, false);
+        busy(&mut fleet, 60);
+        assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+        fleet.run(secs(5));
+        assert!((0..4).all(|n| complete(&fleet, n)));
+    }
+}
+
+/// That one is not older than the cache was the answer for another one, which has come meanwhile.
+#[test]
+fn an_answer_that_comes_late_is_not_taken_for_another() {
+    let mut configs = vec![config(); 4];
+    (configs[1].retention, configs[2].retention) = (secs(80), secs(190));
+    let mut fleet = Fleet::with_configs(1, configs);
+    fleet.link_mut(1, 3).delay = ms(800);
+    fleet.settle();
+    fleet.run(secs(70));
+    fleet.issue(0);
+    fleet.run(secs(60));
+    cut_off(&mut fleet, 3, true);
+    fleet.restart(3);
+    fleet.run(secs(30));
+    fleet.issue(0);
+    fleet.run(secs(2));
+    fleet.stop(0);
+    fleet.run(secs(110));
+    cut_off(&mut fleet, 3, false);
+    // Node 2 holds the second one and is not asked for it: it pushes it.
+    fleet.filter = Some(Box::new(|from, to, bytes| {
+        (from, to) != (2, 3) || !is_digest(bytes)
+    }));
+    fleet.run(secs(8));
+    fleet.filter = None;
+    fleet.run(secs(60));
+    assert_eq!(fleet.lacking(3), []);
+    assert_eq!(flushes(&fleet), [0; 4]);
+}
