@@ -85,8 +85,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if gone > top && self.is_believed(from, entry.stream) {
             if let Some(stream) = self.stream(entry.stream) {
                 // What is there no more has been there. Whether it is older than the cache here is then asked.
-                stream.top = gone;
-                stream.changed = round;
+                if gone > stream.top {
+                    stream.top = gone;
+                    stream.changed = round;
+                }
             }
         }
         let Some(stream) = self.streams.get_mut(&entry.stream) else {

@@ -128,6 +128,8 @@ pub struct Core<S, R> {
     pub(crate) store: S,
     pub(crate) rng: R,
     pub(crate) streams: BTreeMap<StreamId, Stream>,
+    /// How far streams had got of which nothing was lacking when they were forgotten; the oldest first.
+    pub(crate) forgotten: BTreeMap<(Epoch, NodeId), u64>,
     pub(crate) peers: Peers,
     /// The same peers by what they are at the moment.
     pub(crate) roster: Roster,
@@ -202,6 +204,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             store,
             rng,
             streams: BTreeMap::from([(own, Stream::new(0))]),
+            forgotten: BTreeMap::new(),
             peers: Peers::default(),
             roster: Roster::default(),
             counter: 0,
@@ -469,7 +472,12 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 }
                 return None;
             }
-            self.streams.insert(id, Stream::new(self.round));
+            let mut stream = Stream::new(self.round);
+            if let Some(top) = self.forgotten.remove(&(id.epoch, id.node)) {
+                stream.top = top;
+                stream.skip(top);
+            }
+            self.streams.insert(id, stream);
         }
         let round = self.round;
         let stream = self.streams.get_mut(&id)?;

@@ -5,7 +5,9 @@ use std::collections::BinaryHeap;
 
 use rand::RngCore;
 
-use crate::bounds::{FORGET_RETENTIONS, GIVE_UP_RETENTIONS, MESSAGE_BYTES_MAX, SEQ_MAX};
+use crate::bounds::{
+    FORGET_RETENTIONS, GIVE_UP_RETENTIONS, MESSAGE_BYTES_MAX, SEQ_MAX, STREAMS_MAX,
+};
 use crate::core::Core;
 use crate::id::StreamId;
 use crate::ranges::{RangeSet, total, width};
@@ -167,6 +169,13 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     fn forget_stream(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.remove(&id) {
+            // Who keeps messages for longer speaks of it still, and here nothing of it is missed.
+            if stream.top > 0 && !stream.has_gaps() {
+                self.forgotten.insert((id.epoch, id.node), stream.top);
+                if self.forgotten.len() > STREAMS_MAX {
+                    self.forgotten.pop_first();
+                }
+            }
             self.ready_count = self.ready_count.saturating_sub(stream.ready.count());
             self.ready.remove(&id);
             self.retrying.remove(&id);
@@ -233,6 +242,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
 
     /// Tells of what had expired in an earlier life of this node, after all of [`Core::restore`].
     pub fn restore_expired(&mut self, expired: &Expired) {
+        let round = self.round;
         let Some(stream) = self.stream(expired.stream) else {
             return;
         };
@@ -240,6 +250,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let held = stream.held.first().unwrap_or(SEQ_MAX);
         let below = expired.below.min(held).max(1);
         stream.raise_floor(below, expired.born);
+        stream.note_gone(below - 1, expired.born, round);
         stream.top = stream.top.max(below - 1);
         stream.last_born = stream.last_born.max(Some(expired.born));
     }

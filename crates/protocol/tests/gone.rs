@@ -4,7 +4,7 @@
 mod common;
 
 use common::aging::{RETENTION, config, cut_off, flushes, purge_for, wanted};
-use common::{Fleet, is_digest, ms, secs};
+use common::{Fleet, is_digest, ms, secs, streams_of};
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{MessageId, StreamId};
 use powderhorn_protocol::purge::Purge;
@@ -440,4 +440,27 @@ fn an_answer_that_comes_late_is_not_taken_for_another() {
     fleet.run(secs(60));
     assert_eq!(fleet.lacking(3), []);
     assert_eq!(flushes(&fleet), [0; 4]);
+}
+
+/// Node 3 keeps messages for longer, and speaks for longer of what has expired.
+#[test]
+fn who_has_forgotten_a_stream_does_not_miss_it() {
+    let mut configs = vec![config(); 4];
+    configs[3].retention = secs(4 * RETENTION);
+    let mut fleet = Fleet::with_configs(19, configs);
+    fleet.settle();
+    fleet.run(secs(90));
+    let stream = fleet.issue(0).stream;
+    fleet.run(secs(30));
+    fleet.restart(0);
+    fleet.run(secs(20));
+    fleet.issue(0);
+    fleet.run(secs(5));
+    cut_off(&mut fleet, 3, true);
+    fleet.run(secs(4 * RETENTION));
+    assert!(!streams_of(&fleet.nodes[1].core).contains(&stream));
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(100));
+    assert_eq!(flushes(&fleet), [0; 4]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
 }
