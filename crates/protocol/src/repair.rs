@@ -220,7 +220,6 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         if seq > stream.floor && stream.asked_within(0..=seq) {
             let skipped = stream.skip_older(seq - 1, self.born_min);
-            stream.note_young(seq);
             self.stats.skipped = self.stats.skipped.saturating_add(skipped);
         } else if let Some(asked) = stream.last_asked(seq) {
             stream.note_young(asked);

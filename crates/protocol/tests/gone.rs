@@ -464,3 +464,20 @@ fn who_has_forgotten_a_stream_does_not_miss_it() {
     assert_eq!(flushes(&fleet), [0; 4]);
     assert!((0..4).all(|n| complete(&fleet, n)));
 }
+
+/// It came up in the smaller half of a fleet. Who told it there what is older knew no more of the stream, and nothing of the rest.
+#[test]
+fn what_is_beyond_what_is_older_may_be_older_too() {
+    let mut fleet = Fleet::new(20, 4, &config());
+    fleet.settle();
+    purge_for(&mut fleet, &[2], 6);
+    fleet.cut(&[1, 3], &[0, 2], true);
+    purge_for(&mut fleet, &[2], 14);
+    fleet.run(secs(30));
+    fleet.restart(3);
+    fleet.run(secs(RETENTION + 30));
+    fleet.cut(&[1, 3], &[0, 2], false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 1, 0, 0]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+}
