@@ -357,15 +357,14 @@ impl<S: Store, R: RngCore> Core<S, R> {
 }
 
 impl Stream {
-    /// Whether digests speak of it: if something is held, or came after `mention`.
+    /// Whether digests speak of it: if something is held, or came after `mention`. If nothing ever came, and it has been
+    /// skipped, others may speak of it.
     pub(crate) fn is_spoken_of(&self, mention: Time) -> bool {
-        let over = || match self.last_born {
-            Some(born) => born < mention,
-            // Nothing has come here. Once it has been skipped, others may speak of it; and who only lack it do not
-            // remind each other for ever.
-            None => !self.has_gaps() || self.lacking_since.is_some_and(|since| since < mention),
-        };
-        self.top > 0 && !(self.held.is_empty() && over())
+        let lately = || self.last_born.is_some_and(|born| born >= mention);
+        // Who lacks something waits for all to say what they know of it; but who only lack it do not remind each other
+        // for ever.
+        let waits = || self.has_gaps() && self.lacking_since.is_none_or(|since| since >= mention);
+        self.top > 0 && (!self.held.is_empty() || lately() || waits())
     }
 }
 

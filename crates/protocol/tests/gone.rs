@@ -481,3 +481,19 @@ fn what_is_beyond_what_is_older_may_be_older_too() {
     assert_eq!(flushes(&fleet), [0, 1, 0, 0]);
     assert!((0..4).all(|n| complete(&fleet, n)));
 }
+
+/// What came of the stream before is old, so that nobody speaks of it but who had the rest.
+#[test]
+fn what_followed_a_long_silence_counts() {
+    let mut fleet = Fleet::new(21, 4, &config());
+    fleet.settle();
+    fleet.issue(0);
+    fleet.run(secs(RETENTION * 3 / 2));
+    fleet.cut(&[2, 3], &[0, 1], true);
+    fleet.issue(0);
+    fleet.run(secs(RETENTION + 30));
+    fleet.cut(&[2, 3], &[0, 1], false);
+    fleet.run(secs(40));
+    assert_eq!(flushes(&fleet), [0, 0, 1, 1]);
+    assert!((0..4).all(|n| complete(&fleet, n)));
+}
