@@ -8,8 +8,8 @@ use std::time::Duration;
 use rand::RngCore;
 
 use crate::bounds::{
-    PLAINTEXT_BYTES_MAX, READY_MAX, REPAIR_RANGES_MAX, REPEAT_MAX, RTT_GUESS, SOLICIT_MESSAGES_MAX,
-    SOLICIT_RANGES_MAX, STORE_RETRY,
+    PLAINTEXT_BYTES_MAX, READY_MAX, REPAIR_RANGES_MAX, REPEAT_MAX, RTT_GUESS, SEQ_MAX,
+    SOLICIT_MESSAGES_MAX, SOLICIT_RANGES_MAX, STORE_RETRY,
 };
 use crate::core::{Core, To, Transmit};
 use crate::dissemination::wire_message;
@@ -189,7 +189,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let told = told || gone.is_some_and(asked);
             if solicit.round != 0 && told {
                 if let Some(peer) = self.peers.get_mut(from) {
-                    peer.floors.insert(entry.stream, young);
+                    // Nobody takes a larger one, nor what else is in its datagram.
+                    peer.floors.insert(entry.stream, young.min(SEQ_MAX));
                     self.repairing.insert(from);
                 }
             }

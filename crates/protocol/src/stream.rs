@@ -180,6 +180,8 @@ impl Stream {
 
     /// Raises the floor; how many messages below it were still wanted.
     pub fn raise_floor(&mut self, floor: u64, born: Time) -> u64 {
+        // A digest with a larger one is refused, all of it.
+        let floor = floor.min(SEQ_MAX);
         if floor <= self.floor {
             return 0;
         }

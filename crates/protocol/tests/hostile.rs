@@ -12,7 +12,7 @@ use powderhorn_protocol::bounds::{EVENTS_MAX, SEQ_MAX, STREAMS_MAX};
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{Epoch, MessageId, NodeId, StreamId};
 use powderhorn_protocol::wire::{self, Floor, Frame, RunKind};
-use powderhorn_protocol::{Event, Knowledge};
+use powderhorn_protocol::{Event, Knowledge, Outcome};
 use rand::rngs::StdRng;
 use rand::{Rng, RngCore, SeedableRng};
 
@@ -310,4 +310,43 @@ fn noise_changes_nothing() {
     // Datagrams that were refused did not use their counters up.
     puppet.ping(&mut core, now);
     assert_eq!(core.stats().replayed, 0);
+}
+
+/// A datagram with a larger number in it is refused, all of it: what this node says to others of a stream that ends with the
+/// largest one must not be that.
+#[test]
+fn the_largest_number_makes_no_datagram_that_nobody_takes() {
+    let mut now = start_of_time();
+    let config = Config {
+        retention: secs(60),
+        ..Config::default()
+    };
+    let mut core = make_core(1, 0, 0, &config, now, now);
+    let mut puppet = Puppet::join(1, &mut core, now);
+    let (stream, seq) = (stream(1), SEQ_MAX);
+    let older = Tell {
+        age_ms: 86_400_000,
+        ..Tell::default()
+    };
+    for (seq, tell) in [(seq - 1, older), (seq, Tell::default())] {
+        puppet.tell(&mut core, now, MessageId { stream, seq }, tell);
+    }
+    while let Some(delivery) = core.poll_delivery(now) {
+        core.handle_applied(now, delivery.id, Outcome::Applied);
+    }
+    for _ in 0..400 {
+        now = now + ms(250);
+        core.handle_timeout(now);
+        puppet.ping(&mut core, now);
+        drain(&mut core, now);
+        // It is held, and older than this one's cache; and then it has expired.
+        let mut entries = Vec::new();
+        wire::put_solicit_entry(&mut entries, stream, std::iter::once(1..=seq));
+        let round = core.stats().rounds;
+        puppet.say(&mut core, now, |out| {
+            wire::put_solicit(out, round, 0, 0, &entries);
+        });
+        drain(&mut core, now);
+    }
+    assert!(core.stats().expired > 0 && core.stats().floors_out > 0);
 }
