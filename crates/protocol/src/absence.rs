@@ -86,7 +86,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             if let Some(stream) = self.stream(entry.stream) {
                 // What is there no more has been there. Whether it is older than the cache here is then asked.
                 if gone > stream.top {
-                    stream.top = gone;
+                    (stream.top, stream.gone_top) = (gone, gone);
                     stream.changed = round;
                 }
             }

@@ -20,7 +20,8 @@ use std::time::Duration;
 use rand::RngCore;
 
 use crate::bounds::{
-    NEWS_BODY_BYTES_MAX, NEWS_STALE_MIN, NEWS_STALE_PEER, PLAINTEXT_BYTES_MAX, SEQ_MAX,
+    EVIDENCE_ROUNDS, NEWS_BODY_BYTES_MAX, NEWS_STALE_MIN, NEWS_STALE_PEER, PLAINTEXT_BYTES_MAX,
+    SEQ_MAX,
 };
 use crate::core::Core;
 use crate::id::{Epoch, NodeId, StreamId};
@@ -229,6 +230,15 @@ pub struct NewsView {
 }
 
 impl Stream {
+    /// Whether all that is known is that somebody has no more what may be older than the cache: mostly it is, and
+    /// soon that is told.
+    fn is_only_asked_about(&self, round: u64) -> bool {
+        self.top == self.gone_top
+            && self.young_from.is_none()
+            && self.last_born.is_none()
+            && round < self.changed + EVIDENCE_ROUNDS
+    }
+
     /// Whether all up to `seq` is applied here, or not wanted.
     fn is_applied_to(&self, seq: u64) -> bool {
         seq < self.floor
@@ -365,7 +375,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
         self.news.lacking.clear();
         for (&id, stream) in &mut self.streams {
-            let unapplied = stream.has_gaps() || stream.first_unapplied().is_some();
+            let lacks = stream.has_gaps() && !stream.is_only_asked_about(self.round);
+            let unapplied = lacks || stream.first_unapplied().is_some();
             stream.lacking_since = unapplied.then(|| stream.lacking_since.unwrap_or(now));
             if unapplied || !stream.unsupported.is_empty() {
                 self.news.lacking.push(id);

@@ -63,6 +63,8 @@ pub(crate) struct Stream {
     pub last_born: Option<Time>,
     /// The largest seq that anybody has claimed.
     pub top: u64,
+    /// The same, if all that is known is that somebody has it no more.
+    pub gone_top: u64,
     /// The round in which something was last learnt of the stream.
     pub changed: u64,
     /// The round in which the stream was last in a digest.
@@ -120,6 +122,7 @@ impl Stream {
             older: None,
             last_born: None,
             top: 0,
+            gone_top: 0,
             changed: round,
             digested: 0,
             asked: [RangeSet::new(), RangeSet::new()],

@@ -4,7 +4,7 @@
 mod common;
 
 use common::aging::{RETENTION, config, cut_off, flushes, purge_for, wanted};
-use common::{Fleet, is_digest, ms, secs, streams_of};
+use common::{Fleet, Link, is_digest, ms, secs, streams_of};
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{MessageId, StreamId};
 use powderhorn_protocol::purge::Purge;
@@ -261,6 +261,39 @@ fn who_has_just_come_up_takes_no_notice_of_what_has_expired() {
     assert_eq!(fleet.nodes[3].core.streams().count(), 1);
     fleet.run(secs(60));
     assert!(complete(&fleet, 3));
+}
+
+/// Once its cache is older than what may have expired, it asks of all old streams whether they concern it.
+#[test]
+fn who_asks_what_has_expired_goes_on_saying_that_all_is_applied() {
+    let long = Config {
+        retention: secs(10 * RETENTION),
+        ..config()
+    };
+    let mut fleet = Fleet::new(18, 5, &long);
+    fleet.settle();
+    for n in 0..200 {
+        fleet.issue(n % 4);
+        fleet.run(ms(500));
+        fleet.restart_with_journal(n % 4);
+        fleet.run(ms(500));
+    }
+    fleet.run(long.retention);
+    fleet.restart(4);
+    fleet.all_links(Link {
+        loss: 0.3,
+        ..Link::default()
+    });
+    fleet.run(secs(6));
+    for _ in 0..500 {
+        fleet.run(ms(250));
+        let standing = fleet.nodes[4].core.standing(fleet.now);
+        let complete = standing.complete_ms;
+        assert!(complete.is_some_and(|ms| ms < 20_000), "{complete:?}");
+    }
+    let asked = fleet.nodes[4].core.streams().count();
+    assert!(asked > 150, "{asked}");
+    assert_eq!(flushes(&fleet), [0; 5]);
 }
 
 /// After a long silence a node issues again; a cache that came up in between hears of that by a digest first.
