@@ -198,7 +198,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(stream) = self.stream(id) else {
             return;
         };
-        let young_from = too_old.map_or(first, |(seq, _)| seq + 1);
+        // What was missed in between may be too old as well.
+        let after = too_old.map_or(first, |(seq, _)| seq + 1);
+        let young_from = held.within(after..=last).next();
+        let young_from = young_from.map_or(after, |range| *range.start());
         if let Some((seq, _)) = too_old {
             stream.skip(seq);
         }

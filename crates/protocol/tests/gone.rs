@@ -333,6 +333,27 @@ fn after_a_rolling_restart_nobody_lacks_what_is_older_than_the_caches() {
     assert_eq!(flushes(&fleet), [0; 3]);
 }
 
+/// Its journal has what came before and what came after; what it missed in between has expired everywhere, and its cache
+/// is younger than all of it but the end.
+#[test]
+fn a_hole_in_the_journal_may_be_older_than_the_cache() {
+    let mut configs = vec![config(); 3];
+    configs[2].retention = secs(10 * RETENTION);
+    let mut fleet = Fleet::with_configs(19, configs);
+    fleet.settle();
+    purge_for(&mut fleet, &[0], 10);
+    cut_off(&mut fleet, 2, true);
+    issue(&mut fleet, 0, 2);
+    fleet.run(secs(RETENTION + 30));
+    cut_off(&mut fleet, 2, false);
+    issue(&mut fleet, 0, 2);
+    fleet.run(secs(2));
+    fleet.restart_with_journal(2);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0; 3]);
+    assert!((0..3).all(|n| complete(&fleet, n)));
+}
+
 /// Some of them were not told so, but sent the newest of what is older.
 #[test]
 fn who_was_sent_something_older_passes_that_on_too() {
