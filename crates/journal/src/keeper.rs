@@ -71,6 +71,7 @@ fn note_expired(shared: &Shared, expired: &[Expired]) -> bool {
     let anchor = shared.conversion.anchor(&*shared.options.clock);
     let written = expired::write(&shared.files, &anchor, expired);
     if let Err(error) = &written {
+        count(&shared.counts.write_errors, 1);
         let dir = shared.files.dir().display();
         log::warn!("journal: what has expired cannot be noted in {dir}: {error}");
     }

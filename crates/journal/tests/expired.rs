@@ -2,11 +2,12 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use common::{Dir, SECOND, TestClock, id, message, options, stream, until, write};
-use powderhorn_journal::{Clock, Journal, Options, Recovered, State};
+use common::{Dir, SECOND, TestClock, TestDisk, id, message, options, stream, until, write};
+use powderhorn_journal::{Clock, Journal, Op, Options, Recovered, State};
 use powderhorn_protocol::Expired;
 use powderhorn_protocol::bounds::SEQ_MAX;
 use powderhorn_protocol::store::Store;
@@ -46,7 +47,7 @@ fn recovered(options: &Options) -> Recovered {
     recovered
 }
 
-fn with_clock(dir: &Dir) -> (Options, std::sync::Arc<TestClock>) {
+fn with_clock(dir: &Dir) -> (Options, Arc<TestClock>) {
     let clock = TestClock::new();
     let options = Options {
         clock: clock.clone(),
@@ -95,6 +96,26 @@ fn after_a_reboot_it_is_older_by_the_time_that_the_machine_was_down() {
     for (found, expected) in found.into_iter().zip(expected) {
         assert!(found >= expected + down && found < expected + down + 60 * SECOND);
     }
+}
+
+/// Messages are written all the same.
+#[test]
+fn a_disk_that_fails_on_it_is_counted_and_nothing_else() {
+    let (dir, disk) = (Dir::new(), Arc::new(TestDisk::default()));
+    let options = Options {
+        faults: Some(disk.clone()),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options.clone()).unwrap();
+    disk.fail(&[(Op::Rename, 5)]);
+    journal.note_expired(some(options.clock.boot()));
+    until("it is counted", || journal.counters().write_errors == 1);
+    store.insert(id(9, 1), message(id(9, 1), options.clock.boot()));
+    write(&journal);
+    assert_eq!(journal.state(), State::Ok);
+    disk.fail(&[]);
+    journal.note_expired(some(options.clock.boot()));
+    until("it is noted", || file(&dir).exists());
 }
 
 #[test]
