@@ -191,8 +191,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
         entries
     }
 
-    /// Tells a peer, whose digest asks for that, of streams that changed here lately and that it
-    /// did not name: it does not know that there is something to miss.
+    /// Appends what is to be told to a peer, whose digest asks for that, of streams that changed here lately and
+    /// that it did not name: it does not know that there is something to miss.
     fn entries_unnamed(&mut self, settled: Time, digest: &Digest<'_>, entries: &mut Vec<u8>) {
         let since = self.active_since();
         let named: BTreeSet<StreamId> = digest.entries().map(|entry| entry.stream).collect();

@@ -226,9 +226,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             self.ready_count += ready;
         }
     }
-}
 
-impl<S: Store, R: RngCore> Core<S, R> {
     /// What has expired here of all streams, as far as others are told of it.
     pub fn expired(&self, now: Time) -> impl Iterator<Item = Expired> + '_ {
         let mention = self.mentioned_since(now);
