@@ -63,6 +63,8 @@ pub(crate) struct Runtime {
     alone: Alone,
     /// Whether there are others, or may be.
     fleet: bool,
+    /// The setting, as it was when house was kept last: it is needed for each datagram.
+    max_staleness: Option<Duration>,
 }
 
 impl Runtime {
@@ -81,6 +83,7 @@ impl Runtime {
             cache_failed: None,
             alone: Alone::new(shared.started),
             fleet: false,
+            max_staleness: shared.config().limits.max_staleness,
             shared: shared.clone(),
         };
         let first = state.tokio()?;
@@ -279,9 +282,8 @@ impl Runtime {
         for event in &events {
             events::tell(shared, event);
         }
-        let max = shared.config().limits.max_staleness;
-        self.alone.note(heard, max);
-        self.set_isolated(max);
+        self.alone.note(heard, self.max_staleness);
+        self.set_isolated();
         timeout
     }
 
@@ -305,11 +307,12 @@ impl Runtime {
             self.alone.settle(now, complete);
         }
         drop(core);
-        self.set_isolated(shared.config().limits.max_staleness);
+        self.max_staleness = shared.config().limits.max_staleness;
+        self.set_isolated();
     }
 
-    fn set_isolated(&self, max: Option<Duration>) {
-        let max = max.filter(|_| self.fleet);
+    fn set_isolated(&self) {
+        let max = self.max_staleness.filter(|_| self.fleet);
         let at = max.map_or(i64::MAX, |max| (self.alone.since() + max).as_us());
         self.shared.isolated_at.store(at, Ordering::Relaxed);
     }
