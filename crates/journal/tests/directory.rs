@@ -7,7 +7,9 @@ use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Dir, SECOND, TestDisk, get, id, message, open, options, stream, until, write};
+use common::{
+    Dir, SECOND, TestDisk, get, id, insert, message, open, options, stream, until, write,
+};
 use powderhorn_journal::{Clock, Journal, JournalStore, Op, Options, State, SystemClock, Wait};
 use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::store::Store;
@@ -128,23 +130,15 @@ fn room_that_was_made_by_hand_is_used() {
     assert!(get(&mut store, id(1, 100_001)).is_some());
 }
 
-/// The directory was moved away, or a file system mounted over it: what is written to the files that are open is where
-/// no start will look for it.
-#[test]
-fn a_directory_that_was_moved_is_noticed_and_made_again() {
+/// Demands that a directory which goes in this way is noticed, and made again with what is in memory.
+fn is_noticed_and_made_again(go: impl FnOnce(&Dir)) {
     let dir = Dir::new();
     let (mut store, journal, _) = open(&dir);
-    let insert = |store: &mut JournalStore, seqs: std::ops::RangeInclusive<u64>| {
-        for seq in seqs {
-            store.insert(id(1, seq), message(id(1, seq), SystemClock.boot()));
-        }
-    };
-    insert(&mut store, 1..=10);
+    insert(&mut store, 1, 1..=10);
     write(&journal);
-    let elsewhere = Dir::new();
-    fs::rename(&dir.0, &elsewhere.0).unwrap();
+    go(&dir);
     std::thread::sleep(Duration::from_millis(1_100));
-    insert(&mut store, 11..=20);
+    insert(&mut store, 1, 11..=20);
     let waited = journal.wait(journal.position(), 10 * SECOND);
     assert!(matches!(waited, Wait::NotJournalled(_)), "{waited:?}");
     until("it is there again", || journal.state() == State::Ok);
@@ -153,14 +147,25 @@ fn a_directory_that_was_moved_is_noticed_and_made_again() {
     assert_eq!(recovered.streams[&stream(1)].count(), 20);
 }
 
+#[test]
+fn a_directory_that_goes_is_noticed_and_made_again() {
+    is_noticed_and_made_again(|dir| fs::remove_dir_all(&dir.0).unwrap());
+}
+
+/// The directory was moved away, or a file system mounted over it: what is written to the files that are open is where
+/// no start will look for it.
+#[test]
+fn a_directory_that_was_moved_is_noticed_and_made_again() {
+    let elsewhere = Dir::new();
+    is_noticed_and_made_again(|dir| fs::rename(&dir.0, &elsewhere.0).unwrap());
+}
+
 /// Somebody has moved the directory where it may not be made again, and then back.
 #[test]
 fn a_directory_that_comes_back_is_gone_on_with() {
     let dir = Dir::new();
     let (mut store, journal, _) = open(&dir);
-    for seq in 1..=10 {
-        store.insert(id(1, seq), message(id(1, seq), SystemClock.boot()));
-    }
+    insert(&mut store, 1, 1..=10);
     write(&journal);
     let elsewhere = Dir::new();
     fs::rename(&dir.0, &elsewhere.0).unwrap();

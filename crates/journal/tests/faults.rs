@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use common::{
-    Dir, SECOND, TestClock, TestDisk, get, id, message, open, options, stream, until, write,
+    Dir, SECOND, TestClock, TestDisk, get, id, insert, message, open, options, stream, until, write,
 };
 use powderhorn_journal::{Clock, Journal, Op, OpenError, Options, State, SystemClock, Wait};
 use powderhorn_protocol::purge::Purge;
@@ -20,12 +20,6 @@ use powderhorn_protocol::time::Time;
 const ENOSPC: i32 = 28;
 const EIO: i32 = 5;
 const EROFS: i32 = 30;
-
-fn insert(store: &mut impl Store, n: u64, seqs: std::ops::RangeInclusive<u64>) {
-    for seq in seqs {
-        store.insert(id(n, seq), message(id(n, seq), SystemClock.boot()));
-    }
-}
 
 #[test]
 fn a_disk_that_fails_costs_no_message_when_it_works_again() {
@@ -274,23 +268,6 @@ fn a_directory_that_comes_late_is_used_and_what_is_in_it_kept() {
     journal.kill();
     let (_store, _journal, recovered) = open(&dir);
     assert_eq!(recovered.streams.len(), 3);
-}
-
-#[test]
-fn a_directory_that_goes_is_noticed_and_made_again() {
-    let dir = Dir::new();
-    let (mut store, journal, _) = open(&dir);
-    insert(&mut store, 1, 1..=10);
-    write(&journal);
-    fs::remove_dir_all(&dir.0).unwrap();
-    std::thread::sleep(Duration::from_millis(1_100));
-    insert(&mut store, 1, 11..=20);
-    let waited = journal.wait(journal.position(), 10 * SECOND);
-    assert!(matches!(waited, Wait::NotJournalled(_)), "{waited:?}");
-    until("it is there again", || journal.state() == State::Ok);
-    journal.kill();
-    let (_store, _journal, recovered) = open(&dir);
-    assert_eq!(recovered.streams[&stream(1)].count(), 20);
 }
 
 #[test]

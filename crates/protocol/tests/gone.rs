@@ -19,6 +19,13 @@ fn small() -> Config {
     }
 }
 
+/// So many nodes that have met.
+fn settled(seed: u64, count: usize, config: &Config) -> Fleet {
+    let mut fleet = Fleet::new(seed, count, config);
+    fleet.settle();
+    fleet
+}
+
 fn issue(fleet: &mut Fleet, index: usize, count: usize) -> StreamId {
     let ids: Vec<MessageId> = (0..count)
         .map(|_| {
@@ -54,26 +61,31 @@ fn complete(fleet: &Fleet, index: usize) -> bool {
     wanted(&fleet.nodes[index].core) == 0 && standing.complete_ms.is_some_and(|ms| ms < 20_000)
 }
 
+/// So often each node has flushed by now, and nobody lacks anything any more.
+fn assert_flushed_and_complete(fleet: &Fleet, expected: &[usize]) {
+    assert_eq!(flushes(fleet), expected);
+    for index in 0..fleet.nodes.len() {
+        assert!(complete(fleet, index), "node {index}");
+    }
+}
+
 /// All that it missed of a stream, and nothing else: no digest says any more that there is something held.
 #[test]
 fn what_was_missed_and_evicted_everywhere_counts() {
-    let mut fleet = Fleet::new(3, 4, &small());
-    fleet.settle();
+    let mut fleet = settled(3, 4, &small());
     purge_for(&mut fleet, &[0], 5);
     cut_off(&mut fleet, 3, true);
     let stream = issue(&mut fleet, 0, 5);
     evict(&mut fleet, &[0, 1, 2], stream);
     cut_off(&mut fleet, 3, false);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
 }
 
 /// The same of a stream that it has never heard of.
 #[test]
 fn a_new_stream_that_was_evicted_everywhere_counts() {
-    let mut fleet = Fleet::new(4, 4, &small());
-    fleet.settle();
+    let mut fleet = settled(4, 4, &small());
     fleet.run(secs(RETENTION));
     cut_off(&mut fleet, 3, true);
     fleet.restart(0);
@@ -81,20 +93,17 @@ fn a_new_stream_that_was_evicted_everywhere_counts() {
     evict(&mut fleet, &[0, 1, 2], stream);
     cut_off(&mut fleet, 3, false);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
     // Whose cache came up empty after all that needs nothing of it.
     fleet.restart(2);
     fleet.run(secs(RETENTION));
-    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
 }
 
 /// All have to say that they have not got it, and these know nothing of it: they have started again.
 #[test]
 fn who_has_started_again_says_that_it_has_nothing() {
-    let mut fleet = Fleet::new(5, 5, &small());
-    fleet.settle();
+    let mut fleet = settled(5, 5, &small());
     purge_for(&mut fleet, &[0, 1, 2], 20);
     cut_off(&mut fleet, 4, true);
     fleet.restart(0);
@@ -106,15 +115,13 @@ fn who_has_started_again_says_that_it_has_nothing() {
     fleet.run(secs(5));
     cut_off(&mut fleet, 4, false);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0, 0, 0, 0, 1]);
-    assert!((0..5).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 0, 1]);
 }
 
 /// Everybody else has started again since it expired, over journals.
 #[test]
 fn what_had_expired_before_all_others_started_again_counts() {
-    let mut fleet = Fleet::new(17, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(17, 4, &config());
     purge_for(&mut fleet, &[0], 5);
     cut_off(&mut fleet, 3, true);
     issue(&mut fleet, 0, 5);
@@ -126,8 +133,7 @@ fn what_had_expired_before_all_others_started_again_counts() {
     assert_eq!(fleet.nodes[2].core.expired(fleet.now).count(), 1);
     cut_off(&mut fleet, 3, false);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
     // And it is forgotten like any other.
     fleet.run(secs(3 * RETENTION + 300));
     assert_eq!(fleet.nodes[2].core.expired(fleet.now).count(), 0);
@@ -136,8 +142,7 @@ fn what_had_expired_before_all_others_started_again_counts() {
 /// Who issued it has started again, and its new life knows nothing of the old one.
 #[test]
 fn members_are_believed_of_a_life_that_is_over() {
-    let mut fleet = Fleet::new(6, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(6, 4, &config());
     purge_for(&mut fleet, &[0], 5);
     cut_off(&mut fleet, 3, true);
     issue(&mut fleet, 0, 5);
@@ -146,16 +151,14 @@ fn members_are_believed_of_a_life_that_is_over() {
     fleet.run(secs(RETENTION + 30));
     cut_off(&mut fleet, 3, false);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
 }
 
 /// A digest told of it, it itself did not come; and then it expired, while the node was cut off.
 #[test]
 fn what_was_heard_of_and_never_came_counts() {
     for others in [1, 2] {
-        let mut fleet = Fleet::new(6, 4, &config());
-        fleet.settle();
+        let mut fleet = settled(6, 4, &config());
         fleet.run(secs(60));
         let victims: Vec<usize> = (4 - others..4).collect();
         let here: Vec<usize> = (0..4 - others).collect();
@@ -179,8 +182,7 @@ fn what_was_heard_of_and_never_came_counts() {
 /// Nobody else has ever heard of it when they are back: they do not remind each other for ever.
 #[test]
 fn two_who_heard_of_it_give_it_up() {
-    let mut fleet = Fleet::new(7, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(7, 4, &config());
     fleet.run(secs(60));
     fleet.filter = Some(Box::new(|_, to, bytes| to < 2 || is_digest(bytes)));
     fleet.issue(0);
@@ -196,15 +198,13 @@ fn two_who_heard_of_it_give_it_up() {
     // Who issued it may come back with its journal.
     assert_eq!(wanted(&fleet.nodes[2].core), 1);
     fleet.run(secs(3 * RETENTION + 300));
-    assert!((0..4).all(|n| complete(&fleet, n)));
-    assert_eq!(flushes(&fleet), [0; 4]);
+    assert_flushed_and_complete(&fleet, &[0; 4]);
 }
 
 /// A cache that was cut off when it came up: of what is issued meanwhile the first part expires, the rest comes.
 #[test]
 fn the_expired_head_of_a_living_stream_counts() {
-    let mut fleet = Fleet::new(8, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(8, 4, &config());
     purge_for(&mut fleet, &[0], 30);
     fleet.run(secs(30));
     cut_off(&mut fleet, 3, true);
@@ -212,15 +212,13 @@ fn the_expired_head_of_a_living_stream_counts() {
     purge_for(&mut fleet, &[0], RETENTION * 3 / 2);
     cut_off(&mut fleet, 3, false);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
 }
 
 /// The cache is older than what has expired, and not by much.
 #[test]
 fn a_stream_that_expired_in_a_young_cache_counts() {
-    let mut fleet = Fleet::new(9, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(9, 4, &config());
     cut_off(&mut fleet, 3, true);
     fleet.restart(3);
     fleet.run(secs(1));
@@ -228,15 +226,13 @@ fn a_stream_that_expired_in_a_young_cache_counts() {
     fleet.run(secs(RETENTION + 30));
     cut_off(&mut fleet, 3, false);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
 }
 
 /// The other way round: it expired in its life, and is older than its cache all the same.
 #[test]
 fn what_expired_later_and_is_older_than_the_cache_does_not_count() {
-    let mut fleet = Fleet::new(10, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(10, 4, &config());
     fleet.run(secs(30));
     purge_for(&mut fleet, &[0], 5);
     fleet.run(secs(RETENTION / 2));
@@ -245,15 +241,13 @@ fn what_expired_later_and_is_older_than_the_cache_does_not_count() {
     fleet.run(secs(RETENTION));
     cut_off(&mut fleet, 3, false);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0; 4]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0; 4]);
 }
 
 /// What has expired anywhere is older than a cache that has just come up: it does not even ask.
 #[test]
 fn who_has_just_come_up_takes_no_notice_of_what_has_expired() {
-    let mut fleet = Fleet::new(16, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(16, 4, &config());
     purge_for(&mut fleet, &[0, 1, 2], 30);
     fleet.run(secs(RETENTION + 10));
     fleet.restart(3);
@@ -270,8 +264,7 @@ fn who_asks_what_has_expired_goes_on_saying_that_all_is_applied() {
         retention: secs(10 * RETENTION),
         ..config()
     };
-    let mut fleet = Fleet::new(18, 5, &long);
-    fleet.settle();
+    let mut fleet = settled(18, 5, &long);
     for n in 0..200 {
         fleet.issue(n % 4);
         fleet.run(ms(500));
@@ -299,8 +292,7 @@ fn who_asks_what_has_expired_goes_on_saying_that_all_is_applied() {
 /// After a long silence a node issues again; a cache that came up in between hears of that by a digest first.
 #[test]
 fn what_expired_in_a_silence_before_the_cache_does_not_count() {
-    let mut fleet = Fleet::new(11, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(11, 4, &config());
     purge_for(&mut fleet, &[0], 1);
     fleet.run(secs(5 * RETENTION));
     fleet.restart(3);
@@ -310,15 +302,13 @@ fn what_expired_in_a_silence_before_the_cache_does_not_count() {
     fleet.run(ms(1500));
     fleet.filter = None;
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0; 4]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0; 4]);
 }
 
 /// Without journals, one node after another: the last one hears from those that had heard it, too.
 #[test]
 fn after_a_rolling_restart_nobody_lacks_what_is_older_than_the_caches() {
-    let mut fleet = Fleet::new(12, 3, &config());
-    fleet.settle();
+    let mut fleet = settled(12, 3, &config());
     purge_for(&mut fleet, &[0], 24);
     fleet.run(secs(30));
     fleet.issue(0);
@@ -329,8 +319,7 @@ fn after_a_rolling_restart_nobody_lacks_what_is_older_than_the_caches() {
         fleet.run(secs(5));
     }
     fleet.run(secs(30));
-    assert!((0..3).all(|n| complete(&fleet, n)));
-    assert_eq!(flushes(&fleet), [0; 3]);
+    assert_flushed_and_complete(&fleet, &[0; 3]);
 }
 
 /// Its journal has what came before and what came after; what it missed in between has expired everywhere, and its cache
@@ -350,15 +339,13 @@ fn a_hole_in_the_journal_may_be_older_than_the_cache() {
     fleet.run(secs(2));
     fleet.restart_with_journal(2);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0; 3]);
-    assert!((0..3).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0; 3]);
 }
 
 /// Some of them were not told so, but sent the newest of what is older.
 #[test]
 fn who_was_sent_something_older_passes_that_on_too() {
-    let mut fleet = Fleet::new(14, 3, &config());
-    fleet.settle();
+    let mut fleet = settled(14, 3, &config());
     purge_for(&mut fleet, &[0], 24);
     fleet.run(secs(30));
     fleet.filter = Some(Box::new(|_, _, bytes| {
@@ -383,8 +370,7 @@ fn who_was_sent_something_older_passes_that_on_too() {
 /// What is there no more was issued when this cache was not there yet, within the margin.
 #[test]
 fn what_was_evicted_and_is_hardly_older_than_the_cache_does_not_count() {
-    let mut fleet = Fleet::new(15, 4, &small());
-    fleet.settle();
+    let mut fleet = settled(15, 4, &small());
     cut_off(&mut fleet, 3, true);
     let stream = issue(&mut fleet, 0, 5);
     fleet.run(secs(1));
@@ -423,8 +409,7 @@ fn what_nobody_ever_had_makes_nobody_flush() {
 /// More goes at once than there is of a stream. What it goes on with later is younger than all that.
 #[test]
 fn what_is_issued_after_an_eviction_is_not_taken_for_older() {
-    let mut fleet = Fleet::new(17, 4, &small());
-    fleet.settle();
+    let mut fleet = settled(17, 4, &small());
     let stream = fleet.issue(0).stream;
     fleet.run(secs(2));
     // Much more than there is room for, between two rounds.
@@ -446,8 +431,7 @@ fn what_is_issued_after_an_eviction_is_not_taken_for_older() {
 #[test]
 fn the_head_of_a_busy_stream_counts() {
     for config in [config(), small()] {
-        let mut fleet = Fleet::new(18, 4, &config);
-        fleet.settle();
+        let mut fleet = settled(18, 4, &config);
         purge_for(&mut fleet, &[0], 30);
         cut_off(&mut fleet, 3, true);
         fleet.restart(3);
@@ -515,15 +499,13 @@ fn who_has_forgotten_a_stream_does_not_miss_it() {
     assert!(!streams_of(&fleet.nodes[1].core).contains(&stream));
     cut_off(&mut fleet, 3, false);
     fleet.run(secs(100));
-    assert_eq!(flushes(&fleet), [0; 4]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0; 4]);
 }
 
 /// It came up in the smaller half of a fleet. Who told it there what is older knew no more of the stream, and nothing of the rest.
 #[test]
 fn what_is_beyond_what_is_older_may_be_older_too() {
-    let mut fleet = Fleet::new(20, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(20, 4, &config());
     purge_for(&mut fleet, &[2], 6);
     fleet.cut(&[1, 3], &[0, 2], true);
     purge_for(&mut fleet, &[2], 14);
@@ -532,15 +514,13 @@ fn what_is_beyond_what_is_older_may_be_older_too() {
     fleet.run(secs(RETENTION + 30));
     fleet.cut(&[1, 3], &[0, 2], false);
     fleet.run(secs(60));
-    assert_eq!(flushes(&fleet), [0, 1, 0, 0]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 1, 0, 0]);
 }
 
 /// What came of the stream before is old, so that nobody speaks of it but who had the rest.
 #[test]
 fn what_followed_a_long_silence_counts() {
-    let mut fleet = Fleet::new(21, 4, &config());
-    fleet.settle();
+    let mut fleet = settled(21, 4, &config());
     fleet.issue(0);
     fleet.run(secs(RETENTION * 3 / 2));
     fleet.cut(&[2, 3], &[0, 1], true);
@@ -548,6 +528,5 @@ fn what_followed_a_long_silence_counts() {
     fleet.run(secs(RETENTION + 30));
     fleet.cut(&[2, 3], &[0, 1], false);
     fleet.run(secs(40));
-    assert_eq!(flushes(&fleet), [0, 0, 1, 1]);
-    assert!((0..4).all(|n| complete(&fleet, n)));
+    assert_flushed_and_complete(&fleet, &[0, 0, 1, 1]);
 }

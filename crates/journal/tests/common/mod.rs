@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use powderhorn_journal::{Clock, Faults, Journal, JournalStore, Op, Options, Recovered, Wait};
+use powderhorn_journal::{
+    Clock, Faults, Journal, JournalStore, Op, Options, Recovered, SystemClock, Wait,
+};
 use powderhorn_protocol::id::{Epoch, MessageId, NodeId, StreamId};
 use powderhorn_protocol::purge::Purge;
 use powderhorn_protocol::store::{Fetch, Held, Store};
@@ -166,6 +168,13 @@ pub fn message(id: MessageId, born: Time) -> Held {
 }
 
 /// Asks until the store has an answer.
+/// Inserts messages of a stream, born now.
+pub fn insert(store: &mut impl Store, n: u64, seqs: std::ops::RangeInclusive<u64>) {
+    for seq in seqs {
+        store.insert(id(n, seq), message(id(n, seq), SystemClock.boot()));
+    }
+}
+
 pub fn get(store: &mut JournalStore, id: MessageId) -> Option<Held> {
     let started = Instant::now();
     loop {
