@@ -3,10 +3,9 @@
 
 mod common;
 
-use std::fs;
 use std::time::{Duration, Instant};
 
-use common::{CONNECT_TIMEOUT, alone, served, start, version};
+use common::{alone, served, set_limit, start, version};
 use powderhorn_fleet::fleet::{Fleet, START_TIMEOUT};
 
 /// The shortest `limits.retention`.
@@ -31,23 +30,7 @@ fn flushed(fleet: &Fleet, node: usize) -> u64 {
 fn who_was_away_for_too_long_empties_its_cache_once() {
     let _alone = alone();
     let mut fleet = start(3);
-    for node in 0..3 {
-        assert!(fleet.nodes[node].varnish.stop());
-        let path = fleet.config(node);
-        let mut config = fs::read_to_string(&path).expect("a config");
-        config.push_str(&format!(
-            "\n[limits]\nretention = \"{}s\"\n",
-            RETENTION.as_secs()
-        ));
-        fs::write(&path, config).expect("the config is written");
-        let varnish = &mut fleet.nodes[node].varnish;
-        varnish.start_again().expect("varnishd starts again");
-    }
-    for node in &mut fleet.nodes {
-        node.varnish.wait_ready(START_TIMEOUT).expect("it runs");
-    }
-    fleet.wait_connected(CONNECT_TIMEOUT).expect("all meet");
-
+    set_limit(&mut fleet, "retention", RETENTION);
     for node in 0..3 {
         for url in ["/purged", "/kept"] {
             assert_eq!(served(&fleet, node, url), (version(1, url), false));

@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::time::{Duration, Instant};
 
-use common::{CONNECT_TIMEOUT, alone, served, start, version};
+use common::{alone, served, set_limit, start, version};
 use powderhorn_fleet::fleet::{self, Fleet, START_TIMEOUT};
 
 /// Of `limits.join_margin`, ten minutes otherwise.
@@ -24,29 +24,6 @@ fn url(n: usize) -> String {
     format!("/object/{n}")
 }
 
-/// Starts all nodes again with the margin.
-fn set_margin(fleet: &mut Fleet) {
-    for node in 0..fleet.nodes.len() {
-        fleet.nodes[node].varnish.kill_all();
-        let path = fleet.config(node);
-        let mut config = fs::read_to_string(&path).expect("a config");
-        config.push_str(&format!(
-            "\n[limits]\njoin_margin = \"{}s\"\n",
-            MARGIN.as_secs()
-        ));
-        fs::write(&path, config).expect("the config is written");
-    }
-    for node in &mut fleet.nodes {
-        node.varnish.start_again().expect("varnishd starts again");
-    }
-    for node in &mut fleet.nodes {
-        node.varnish.wait_ready(START_TIMEOUT).expect("it runs");
-    }
-    fleet
-        .wait_connected(CONNECT_TIMEOUT)
-        .expect("the nodes hear each other");
-}
-
 /// The age of a purge is asked for against the cache's, not against the time since the cut: a limit of the margin alone
 /// would leave here whatever was purged in the first two thirds of it.
 #[test]
@@ -54,7 +31,7 @@ fn an_empty_cache_that_was_cut_off_since_its_start_gets_what_is_younger() {
     const KEPT: &str = "/kept";
     let _alone = alone();
     let mut fleet = start(3);
-    set_margin(&mut fleet);
+    set_limit(&mut fleet, "join_margin", MARGIN);
     let old = fleet.purge(0, "/old").expect("the purge is taken");
     std::thread::sleep(2 * MARGIN);
 

@@ -1,10 +1,11 @@
 //! Fleets of varnishds for the tests of whole processes.
 #![allow(dead_code, reason = "each test binary uses its own part of this")]
 
+use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use powderhorn_fleet::fleet::{self, Fleet, Plan};
+use powderhorn_fleet::fleet::{self, Fleet, Plan, START_TIMEOUT};
 
 /// How long nodes may take to meet.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
@@ -32,6 +33,26 @@ pub fn start(nodes: usize) -> Fleet {
     let fleet = Fleet::start(&plan(nodes, Some(1))).expect("a fleet");
     fleet.wait_connected(CONNECT_TIMEOUT).expect("all meet");
     fleet
+}
+
+/// Starts all nodes again with this setting of `[limits]`, in seconds.
+pub fn set_limit(fleet: &mut Fleet, name: &str, value: Duration) {
+    for node in 0..fleet.nodes.len() {
+        fleet.nodes[node].varnish.kill_all();
+        let path = fleet.config(node);
+        let mut config = fs::read_to_string(&path).expect("a config");
+        config.push_str(&format!("\n[limits]\n{name} = \"{}s\"\n", value.as_secs()));
+        fs::write(&path, config).expect("the config is written");
+    }
+    for node in &mut fleet.nodes {
+        node.varnish.start_again().expect("varnishd starts again");
+    }
+    for node in &mut fleet.nodes {
+        node.varnish.wait_ready(START_TIMEOUT).expect("it runs");
+    }
+    fleet
+        .wait_connected(CONNECT_TIMEOUT)
+        .expect("the nodes hear each other");
 }
 
 /// What a node serves for a URL, and whether it had it.
