@@ -7,7 +7,7 @@ use std::fs;
 use std::time::{Duration, Instant};
 
 use common::{alone, served, set_limit, start, version};
-use powderhorn_fleet::fleet::{self, Fleet, START_TIMEOUT};
+use powderhorn_fleet::fleet::{self, START_TIMEOUT};
 
 /// Of `limits.join_margin`, ten minutes otherwise.
 const MARGIN: Duration = Duration::from_secs(1);
