@@ -495,13 +495,13 @@ fn a_disk_that_hangs_costs_no_more_memory_for_long_messages() {
             body: body.into(),
         },
     };
-    let fails = (1..=100_000).find(|&seq| {
+    let fails = (1..=200_000).find(|&seq| {
         store.insert(id(1, seq), held.clone());
         journal.state() != State::Ok
     });
     disk.0.store(false, Ordering::Relaxed);
-    // 64 MiB of them, and what the writer had taken before.
-    assert!(fails.is_some_and(|seq| seq < 60_000), "{fails:?}");
+    // 64 MiB of them, and what the writer had taken before: as much at most, if it was late.
+    assert!(fails.is_some_and(|seq| seq < 110_000), "{fails:?}");
     until("it works again", || journal.state() == State::Ok);
 }
 
