@@ -48,6 +48,9 @@ counters! {
     net_receive_errors,
     /// Datagrams dropped by the kernel because a receive buffer was full.
     net_kernel_drops,
+    /// Datagrams dropped because they had waited while this node stood still: they would count as younger
+    /// than they are.
+    net_stood_still,
     /// Datagrams dropped because they came from an address that is no peer's.
     net_strangers,
     /// Datagrams dropped because they were too short or too long.

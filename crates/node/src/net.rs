@@ -2,16 +2,20 @@
 //! repaired by anti-entropy as any other.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use rustix::net::sockopt;
-use socket2::{Domain, Protocol, Socket as RawSocket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket as RawSocket, Type};
 
 use crate::address::canonical;
 use crate::counters::Counters;
+
+/// Datagrams dropped at once: more than a receive buffer has, which is charged some 700 bytes for the smallest.
+const DISCARD_MAX: usize = 1 << 17;
 
 /// Why a socket cannot be had.
 #[derive(Debug, thiserror::Error)]
@@ -89,6 +93,22 @@ impl Receiver {
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         let (len, from) = self.0.try_recv_from(buffer)?;
         Ok((len, canonical(from)))
+    }
+
+    /// Drops what waits to be received; how many datagrams that was. Past tokio, which may not have heard of
+    /// them yet.
+    pub fn discard(&self) -> u64 {
+        let socket = SockRef::from(&self.0);
+        let mut count = 0;
+        for _ in 0..DISCARD_MAX {
+            match socket.recv(&mut [MaybeUninit::uninit()]) {
+                Ok(_) => count += 1,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                // An earlier datagram was refused where it went, for example.
+                Err(_) => {}
+            }
+        }
+        count
     }
 
     /// Whether there may be something to receive.

@@ -1,6 +1,7 @@
 //! The node's own thread: receives, opens, feeds the core, keeps its time, and sends what others
 //! have not sent yet.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use log::Level;
 use powderhorn_journal::State as JournalState;
-use powderhorn_protocol::bounds::DATAGRAM_BYTES_MAX;
+use powderhorn_protocol::bounds::{DATAGRAM_BYTES_MAX, STANDSTILL};
 use powderhorn_protocol::time::Time;
 use powderhorn_protocol::wire::Standing;
 
@@ -53,6 +54,8 @@ pub(crate) struct Runtime {
     key_file: Option<KeyFile>,
     config_file: Option<ConfigFile>,
     housekeeping: Instant,
+    /// When this thread was last seen to go on.
+    awake: Cell<Time>,
     /// When the journal was last told what has expired.
     note_expired_at: Instant,
     /// Datagrams of receipts that waiters have been told of.
@@ -77,6 +80,7 @@ impl Runtime {
             key_file,
             config_file: shared.config().path.clone().map(ConfigFile::new),
             housekeeping: Instant::now(),
+            awake: Cell::new(sys::boot_clock()),
             note_expired_at: Instant::now(),
             receipts_in: 0,
             apply_failed: 0,
@@ -185,6 +189,9 @@ impl Runtime {
         // One byte more than a datagram may have, so that a longer one is seen to be longer.
         let mut buffer = [0; DATAGRAM_BYTES_MAX + 1];
         let mut more = false;
+        if self.stood_still(sys::boot_clock()) {
+            self.discard(0);
+        }
         let peers = self.shared.peers();
         for socket in &self.sockets {
             more |= self.receive_from(socket, &peers, &mut buffer);
@@ -225,8 +232,14 @@ impl Runtime {
         match sealer.open(datagram) {
             Ok(plaintext) => {
                 let mut core = shared.core.lock();
+                let now = sys::boot_clock();
+                if self.stood_still(now) {
+                    drop(core);
+                    self.discard(1);
+                    return;
+                }
                 let reflected = core.stats().reflected;
-                core.handle_datagram(sys::boot_clock(), peer, plaintext);
+                core.handle_datagram(now, peer, plaintext);
                 shared.wake_applier(&core);
                 if core.stats().reflected != reflected {
                     drop(core);
@@ -238,6 +251,31 @@ impl Runtime {
             }
             Err(error) => self.refuse(from, error),
         }
+    }
+
+    /// Whether this thread stood still since this was last asked.
+    fn stood_still(&self, now: Time) -> bool {
+        now.since(self.awake.replace(now)) > STANDSTILL
+    }
+
+    /// Drops what came while this thread stood still, as nobody knows how old it is: what waits in the sockets, and
+    /// `taken` datagrams that were taken out of them already.
+    fn discard(&self, taken: u64) {
+        let waiting: u64 = self.sockets.iter().map(Receiver::discard).sum();
+        let count = taken + waiting;
+        let counters = &self.shared.counters;
+        counters
+            .net_datagrams_in
+            .fetch_add(waiting, Ordering::Relaxed);
+        counters.net_stood_still.fetch_add(count, Ordering::Relaxed);
+        let notices = &self.shared.notices;
+        notices.say_now_and_then("standstill", Level::Warn, || {
+            format!(
+                "this node stood still for more than {} s: was the process stopped, or the machine suspended? \
+                 {count} datagrams that came meanwhile were dropped; gossip brings what was in them",
+                STANDSTILL.as_secs()
+            )
+        });
     }
 
     /// Counts what did not open. It came from a peer's address, but that proves nothing.

@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use common::{
-    PATIENCE, Recorder, TempDir, TestNode, all_met, eventually, fleet, free_addresses, purge,
+    PATIENCE, Recorder, TempDir, TestNode, all_met, eventually, fleet, free_addresses, purge, said,
     start_fleet, write_keys,
 };
 use powderhorn_node::hooks::{Outgoing, OutgoingFilter};
 use powderhorn_node::{
     Cache, Config, IssueError, Job, MessageId, Node, Notice, Outcome, PeerAddress,
 };
+use powderhorn_protocol::bounds::STANDSTILL;
 
 /// Datagrams that were meant for one address; while `keep`, they are recorded instead of sent.
 #[derive(Clone, Default)]
@@ -267,6 +268,37 @@ fn panics_of_the_runtime_are_survived() {
         ids.iter().all(|&id| node.knows(id) && other.knows(id))
     });
     assert_eq!(node.node.status().runtime, "running");
+}
+
+/// As long as it stood still they would count as younger than they are.
+#[test]
+fn what_waited_while_a_node_stood_still_is_not_taken() {
+    let dir = TempDir::new();
+    let addresses = free_addresses("127.0.0.1", 2);
+    let configs = fleet(&addresses, &dir.key_file(&[1]));
+    let (stop, stands) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+    let told = (stop.clone(), stands.clone());
+    // Who issues nothing sends from the runtime's thread only.
+    let filter: OutgoingFilter = Box::new(move |_| {
+        if told.0.swap(false, Ordering::SeqCst) {
+            told.1.store(true, Ordering::SeqCst);
+            std::thread::sleep(STANDSTILL + Duration::from_secs(1));
+        }
+        true
+    });
+    let node = TestNode::start_filtered(configs[0].clone(), filter);
+    let other = TestNode::start(configs[1].clone());
+    let id = other.purge(0);
+    eventually("met", || node.knows(id));
+    let recovered = node.counter("recovered");
+    stop.store(true, Ordering::SeqCst);
+    eventually("it stands still", || stands.load(Ordering::SeqCst));
+    let ids: Vec<_> = (1..50).map(|n| other.purge(n)).collect();
+    eventually("all came", || ids.iter().all(|&id| node.knows(id)));
+    assert!(node.counter("net_stood_still") > 0);
+    assert_eq!(node.counter("recovered") - recovered, 49);
+    assert!(said(&node, "this node stood still for more than 5 s"));
+    assert_eq!(other.counter("net_stood_still"), 0);
 }
 
 #[test]

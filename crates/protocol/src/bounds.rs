@@ -151,6 +151,10 @@ pub const ASK_AGAIN_MAX: Duration = Duration::from_secs(1);
 /// Messages of which it is remembered when they were applied, for receipts: a second of a busy fleet.
 pub const APPLIED_REMEMBERED: usize = 1_024;
 
+/// After standing still for longer (stopped, swapped out, suspended) a driver drops what waited in its sockets: it
+/// would count as younger than it is, and gossip brings it with its age.
+pub const STANDSTILL: Duration = Duration::from_secs(5);
+
 /// Events waiting for the driver; beyond, the oldest is dropped (and counted).
 pub const EVENTS_MAX: usize = 1_024;
 

@@ -258,8 +258,9 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.store
     }
 
-    /// Takes a datagram that `from` sent, opened but not looked into. Whatever is in it: it is
-    /// counted, and bytes that are not of the format change nothing.
+    /// Takes a datagram that `from` sent, opened but not looked into, and that came just now: what may
+    /// have waited for more than [`STANDSTILL`](crate::bounds::STANDSTILL) is not to be handed over.
+    /// Whatever is in it: it is counted, and bytes that are not of the format change nothing.
     pub fn handle_datagram(&mut self, now: Time, from: PeerId, plaintext: &[u8]) {
         self.stats.datagrams_in += 1;
         let Ok(datagram) = Datagram::parse(plaintext) else {

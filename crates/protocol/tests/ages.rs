@@ -163,7 +163,7 @@ fn a_question_that_waited_is_not_answered_by_a_floor() {
     fleet.issue(0);
     fleet.freeze(0);
     fleet.run(secs(60));
-    fleet.thaw(0);
+    fleet.thaw_unnoticed(0);
     fleet.converge(secs(20));
 }
 

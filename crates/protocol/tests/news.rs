@@ -112,7 +112,7 @@ fn nobody_says_all_too_early_whatever_the_network_does() {
                 60 => fleet.cut(&[0, 1], &[2, 3], true),
                 90 => fleet.cut(&[0, 1], &[2, 3], false),
                 120 => fleet.freeze(3),
-                130 => fleet.thaw(3),
+                130 => fleet.thaw_unnoticed(3),
                 _ => {}
             }
             fleet.run(ms(100));
@@ -374,7 +374,7 @@ fn what_waited_in_a_socket_is_not_taken_for_new() {
             fleet.issue(n % 2);
             fleet.run(secs(1));
         }
-        fleet.thaw(2);
+        fleet.thaw_unnoticed(2);
         for _ in 0..10 {
             assert_true(&fleet);
             fleet.run(ms(100));

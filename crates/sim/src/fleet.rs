@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
-use powderhorn_protocol::bounds::PLAINTEXT_BYTES_MAX;
+use powderhorn_protocol::bounds::{PLAINTEXT_BYTES_MAX, STANDSTILL};
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{MessageId, NodeId, StreamId};
 use powderhorn_protocol::purge::Purge;
@@ -98,7 +98,8 @@ struct Node {
     spec: NodeSpec,
     /// What its disk kept when it went.
     disk: Option<Disk>,
-    frozen: bool,
+    /// Since when, if it is.
+    frozen: Option<Time>,
     /// CPU time that each datagram takes.
     slow: Duration,
     busy_until: Time,
@@ -183,7 +184,7 @@ impl Fleet {
             core: None,
             spec,
             disk: None,
-            frozen: false,
+            frozen: None,
             slow: Duration::ZERO,
             busy_until: START,
             socket: VecDeque::new(),
@@ -245,7 +246,7 @@ impl Fleet {
 
     /// Whether a node is there and does something.
     pub fn is_running(&self, node: usize) -> bool {
-        self.is_up(node) && !self.nodes[node].frozen
+        self.is_up(node) && self.nodes[node].frozen.is_none()
     }
 
     /// A node's core, while it is up.
@@ -358,7 +359,7 @@ impl Fleet {
             node.disk = None;
         }
         node.life += 1;
-        node.frozen = false;
+        node.frozen = None;
         node.socket.clear();
         node.socket_bytes = 0;
         node.in_cache = 0;
@@ -425,13 +426,20 @@ impl Fleet {
     /// Stops a node's threads for a while, as SIGSTOP or a hypervisor does.
     pub fn freeze(&mut self, index: usize) {
         if self.is_up(index) {
-            self.nodes[index].frozen = true;
+            self.nodes[index].frozen.get_or_insert(self.now);
         }
     }
 
     /// Lets a frozen node go on.
     pub fn thaw(&mut self, index: usize) {
-        if std::mem::take(&mut self.nodes[index].frozen) {
+        let node = &mut self.nodes[index];
+        if let Some(since) = node.frozen.take() {
+            // As `powderhorn-node` does.
+            if self.now.since(since) > STANDSTILL {
+                self.net.traffic.lost += node.socket.len() as u64;
+                node.socket.clear();
+                node.socket_bytes = 0;
+            }
             self.read(index);
             self.wake(index);
         }
@@ -555,7 +563,7 @@ impl Fleet {
                 if node.core.is_none() {
                     return;
                 }
-                if node.frozen || node.busy_until > self.now {
+                if node.frozen.is_some() || node.busy_until > self.now {
                     if node.socket_bytes + bytes.len() > SOCKET_BYTES {
                         self.net.traffic.lost += 1;
                         return;
@@ -569,7 +577,7 @@ impl Fleet {
             }
             Event::Read { node, life } => {
                 let at = &self.nodes[node as usize];
-                if at.life == life && at.core.is_some() && !at.frozen {
+                if at.life == life && at.core.is_some() && at.frozen.is_none() {
                     self.read(node as usize);
                     self.pump(node as usize);
                 }
@@ -601,7 +609,7 @@ impl Fleet {
         let now = self.now;
         let node = &mut self.nodes[index];
         node.wake = Time::NEVER;
-        if node.frozen {
+        if node.frozen.is_some() {
             return;
         }
         if node.woken.0 != now {
@@ -657,7 +665,7 @@ impl Fleet {
     fn pump(&mut self, index: usize) {
         let now = self.now;
         let node = &self.nodes[index];
-        if node.frozen || node.core.is_none() {
+        if node.frozen.is_some() || node.core.is_none() {
             return;
         }
         let here = now + node.spec.boot_ahead;

@@ -12,7 +12,7 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque};
 use std::time::Duration;
 
-use powderhorn_protocol::bounds::PLAINTEXT_BYTES_MAX;
+use powderhorn_protocol::bounds::{PLAINTEXT_BYTES_MAX, STANDSTILL};
 use powderhorn_protocol::config::Config;
 use powderhorn_protocol::id::{MessageId, MessageIds, NodeId, StreamId};
 use powderhorn_protocol::purge::{Ban, BanField, BanOperator, BanTest, Host, Keys, Purge};
@@ -111,6 +111,7 @@ pub struct Node {
     pub up: bool,
     /// Does nothing and hears nothing, like a stopped process; datagrams wait in its socket.
     pub frozen: bool,
+    frozen_at: Time,
     socket: VecDeque<(usize, Vec<u8>)>,
     pub apply: Apply,
     busy: usize,
@@ -241,6 +242,7 @@ impl Fleet {
                 config,
                 up: true,
                 frozen: false,
+                frozen_at: Time::NEVER,
                 socket: VecDeque::new(),
                 apply: Apply::Instant,
                 busy: 0,
@@ -373,10 +375,22 @@ impl Fleet {
     }
 
     pub fn freeze(&mut self, index: usize) {
-        self.nodes[index].frozen = true;
+        if !self.nodes[index].frozen {
+            self.nodes[index].frozen = true;
+            self.nodes[index].frozen_at = self.now;
+        }
     }
 
+    /// As the driver does it: what waited for too long is dropped.
     pub fn thaw(&mut self, index: usize) {
+        if self.now.since(self.nodes[index].frozen_at) > STANDSTILL {
+            self.nodes[index].socket.clear();
+        }
+        self.thaw_unnoticed(index);
+    }
+
+    /// As a driver does it that has not noticed anything.
+    pub fn thaw_unnoticed(&mut self, index: usize) {
         self.nodes[index].frozen = false;
         while let Some((from, bytes)) = self.nodes[index].socket.pop_front() {
             let now = self.now;
