@@ -9,6 +9,7 @@ use crate::id::{NodeId, StreamId};
 use crate::ranges::RangeSet;
 use crate::session::{ReplayWindow, SessionId};
 use crate::time::Time;
+use crate::wire::Floor;
 
 /// A peer, as the driver numbers them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -59,7 +60,7 @@ pub(crate) struct Peer {
     /// The stream that the last repair was of: streams take turns.
     pub repaired_last: Option<StreamId>,
     /// Floors to tell, one a stream.
-    pub floors: BTreeMap<StreamId, u64>,
+    pub floors: BTreeMap<StreamId, Floor>,
     /// Round that `repair_left` is for.
     budget_round: u64,
     repair_left: u64,

@@ -178,7 +178,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 .map_or(u64::MAX, |range| *range.start());
             // Also if it was asked for nothing older: the asker may not have heard of that. A question that answers
             // no digest may have waited for any time, in which what it is about has grown older.
-            let told = young > 1 && asked_first <= young;
+            let older = young > 1 && asked_first <= young;
             // And the other way round: it is gone here, and not older than the asker's cache. Its margin does
             // not count, in which there was nothing in the cache yet.
             let gone = stream.gone_young(cutoff + self.config.join_margin);
@@ -186,11 +186,20 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 let mut ranges = entry.ranges();
                 ranges.any(|range| range.start() <= gone.end() && gone.start() <= range.end())
             };
-            let told = told || gone.is_some_and(asked);
-            if solicit.round != 0 && told {
+            let flags = if gone.is_some_and(asked) {
+                Floor::YOUNG
+            } else {
+                0
+            };
+            if solicit.round != 0 && (older || flags != 0) {
                 if let Some(peer) = self.peers.get_mut(from) {
-                    // Nobody takes a larger one, nor what else is in its datagram.
-                    peer.floors.insert(entry.stream, young.min(SEQ_MAX));
+                    let floor = Floor {
+                        flags,
+                        stream: entry.stream,
+                        // Nobody takes a larger one, nor what else is in its datagram.
+                        seq: young.min(SEQ_MAX),
+                    };
+                    peer.floors.insert(entry.stream, floor);
                     self.repairing.insert(from);
                 }
             }
@@ -208,8 +217,8 @@ impl<S: Store, R: RngCore> Core<S, R> {
         }
     }
 
-    /// Everything of the stream below the floor is older than this node has said it wants, and what it asked for beyond is
-    /// not known to be.
+    /// Everything of the stream below the floor is older than this node has said it wants; what it asked for beyond is
+    /// younger, or nothing is known of it there.
     pub(crate) fn handle_floor(&mut self, floor: Floor) {
         let Some(stream) = self.streams.get_mut(&floor.stream) else {
             return;
@@ -222,8 +231,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         if seq > stream.floor && stream.asked_within(0..=seq) {
             let skipped = stream.skip_older(seq - 1, self.born_min);
             self.stats.skipped = self.stats.skipped.saturating_add(skipped);
-        } else if let Some(asked) = stream.last_asked(seq) {
-            stream.note_young(asked);
+        }
+        if floor.flags & Floor::YOUNG != 0 {
+            if let Some(asked) = stream.last_asked(seq) {
+                stream.note_young(asked);
+            }
         }
     }
 
@@ -311,13 +323,11 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(peer) = self.peers.get_mut(id) else {
             return payload;
         };
-        while let Some((&stream, &seq)) = peer.floors.first_key_value() {
-            if payload.len() + wire::FRAME_HEAD_BYTES + wire::STREAM_ID_BYTES + 9
-                > PLAINTEXT_BYTES_MAX
-            {
+        while let Some((&stream, &floor)) = peer.floors.first_key_value() {
+            if payload.len() + Floor::BYTES_MAX > PLAINTEXT_BYTES_MAX {
                 return payload;
             }
-            wire::Frame::Floor(Floor { stream, seq }).encode(&mut payload);
+            wire::Frame::Floor(floor).encode(&mut payload);
             peer.floors.remove(&stream);
             self.stats.floors_out += 1;
         }

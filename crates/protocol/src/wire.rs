@@ -195,6 +195,7 @@ impl<'a> Frame<'a> {
                 entries: body.rest(),
             }),
             FRAME_FLOOR => Frame::Floor(Floor {
+                flags: body.u8()?,
                 stream: body.stream()?,
                 seq: body.seq()?,
             }),
@@ -265,6 +266,7 @@ impl<'a> Frame<'a> {
                 }
             }),
             Frame::Floor(floor) => frame(out, FRAME_FLOOR, |out| {
+                out.push(floor.flags);
                 put_stream(out, floor.stream);
                 put_varint(out, floor.seq);
             }),
@@ -326,8 +328,19 @@ pub fn put_echo(out: &mut Vec<u8>, nonce: [u8; 16]) {
 /// Every message of `stream` below `seq` is older than the receiver's solicit asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Floor {
+    /// [`Floor::YOUNG`]; the other bits are for later versions, which a receiver ignores.
+    pub flags: u8,
     /// The stream.
     pub stream: StreamId,
     /// The first seq that may be young enough.
     pub seq: u64,
+}
+
+impl Floor {
+    /// Flag: of what the solicit asked for, some is gone here and was not older. Otherwise nothing is known of
+    /// what it asked for at the floor or above.
+    pub const YOUNG: u8 = 1;
+
+    /// Bytes that it takes in a datagram at most.
+    pub(crate) const BYTES_MAX: usize = FRAME_HEAD_BYTES + 1 + STREAM_ID_BYTES + 9;
 }

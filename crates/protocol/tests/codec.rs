@@ -23,7 +23,7 @@ enum Plain {
     Data(u8, StreamId, Vec<Message>),
     Digest(u8, u64, (u64, u64), Vec<Entry>),
     Solicit(u64, u64, u64, Vec<(StreamId, Vec<RangeInclusive<u64>>)>),
-    Floor(StreamId, u64),
+    Floor(u8, StreamId, u64),
     Ask(u64, Vec<(StreamId, Vec<RangeInclusive<u64>>)>),
     Receipts(Vec<Told>),
     News(u64, Vec<OneNews>),
@@ -101,7 +101,8 @@ impl Plain {
                 }
                 wire::put_solicit(out, *round, *delay_us, *age_ms_max, &encoded);
             }
-            Plain::Floor(stream, seq) => Frame::Floor(Floor {
+            Plain::Floor(flags, stream, seq) => Frame::Floor(Floor {
+                flags: *flags,
                 stream: *stream,
                 seq: *seq,
             })
@@ -180,7 +181,7 @@ impl Plain {
                     .map(|entry| (entry.stream, entry.ranges().collect()))
                     .collect(),
             ),
-            Frame::Floor(floor) => Plain::Floor(floor.stream, floor.seq),
+            Frame::Floor(floor) => Plain::Floor(floor.flags, floor.stream, floor.seq),
             Frame::Ask(ask) => Plain::Ask(
                 ask.spread_us,
                 ask.entries()
@@ -336,7 +337,7 @@ fn frame() -> impl Strategy<Value = Plain> {
             proptest::collection::vec((stream(), solicited()), 0..4)
         )
             .prop_map(|(r, d, a, entries)| Plain::Solicit(r, d, a, entries)),
-        (stream(), 1..=SEQ_MAX).prop_map(|(s, seq)| Plain::Floor(s, seq)),
+        (any::<u8>(), stream(), 1..=SEQ_MAX).prop_map(|(f, s, seq)| Plain::Floor(f, s, seq)),
         (
             number(),
             proptest::collection::vec((stream(), solicited()), 0..4)
@@ -522,7 +523,7 @@ fn each_prefix_of_a_datagram_is_an_error_or_ends_between_frames() {
                 body: vec![1; 32],
             }],
         ),
-        Plain::Floor(stream, 300),
+        Plain::Floor(1, stream, 300),
     ];
     let header = Header {
         node: NodeId(1),
@@ -544,7 +545,7 @@ fn each_prefix_of_a_datagram_is_an_error_or_ends_between_frames() {
 #[test]
 fn forms_that_are_not_the_shortest_are_refused() {
     // A floor of seq 1 whose varint takes two bytes.
-    let mut floor = vec![6, 26, 0];
+    let mut floor = vec![6, 27, 0, 0];
     floor.extend_from_slice(&[0; 24]);
     floor.extend_from_slice(&[0x81, 0x00]);
     assert_eq!(error(&floor), WireError::Varint);
@@ -627,7 +628,9 @@ fn numbers_beyond_the_last_seq_are_refused() {
         )
     };
     assert!(parse(message(SEQ_MAX)) && !parse(message(SEQ_MAX + 1)));
-    assert!(parse(Plain::Floor(stream, SEQ_MAX)) && !parse(Plain::Floor(stream, SEQ_MAX + 1)));
+    assert!(
+        parse(Plain::Floor(0, stream, SEQ_MAX)) && !parse(Plain::Floor(0, stream, SEQ_MAX + 1))
+    );
     let solicit = |range| Plain::Solicit(0, 0, 0, vec![(stream, vec![range])]);
     assert!(parse(solicit(1..=SEQ_MAX)) && !parse(solicit(1..=SEQ_MAX + 1)));
     let entry = |start, len| {

@@ -177,6 +177,7 @@ fn greedy_frames(rng: &mut StdRng) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     for n in 0..32 {
         Frame::Floor(wire::Floor {
+            flags: rng.random(),
             stream: stream(n),
             seq: rng.random_range(1..1 << 62),
         })

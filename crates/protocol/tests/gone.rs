@@ -61,6 +61,12 @@ fn complete(fleet: &Fleet, index: usize) -> bool {
     wanted(&fleet.nodes[index].core) == 0 && standing.complete_ms.is_some_and(|ms| ms < 20_000)
 }
 
+fn has_floor(bytes: &[u8]) -> bool {
+    let datagram = Datagram::parse(bytes).expect("a datagram");
+    let mut frames = datagram.frames();
+    frames.any(|frame| matches!(frame, Frame::Floor(_)))
+}
+
 /// So often each node has flushed by now, and nobody lacks anything any more.
 fn assert_flushed_and_complete(fleet: &Fleet, expected: &[usize]) {
     assert_eq!(flushes(fleet), expected);
@@ -348,12 +354,7 @@ fn who_was_sent_something_older_passes_that_on_too() {
     let mut fleet = settled(14, 3, &config());
     purge_for(&mut fleet, &[0], 24);
     fleet.run(secs(30));
-    fleet.filter = Some(Box::new(|_, _, bytes| {
-        let datagram = Datagram::parse(bytes).expect("a datagram");
-        !datagram
-            .frames()
-            .any(|frame| matches!(frame, Frame::Floor(_)))
-    }));
+    fleet.filter = Some(Box::new(|_, _, bytes| !has_floor(bytes)));
     fleet.restart(1);
     fleet.run(secs(10));
     assert_eq!(wanted(&fleet.nodes[1].core), 0);
@@ -365,6 +366,25 @@ fn who_was_sent_something_older_passes_that_on_too() {
     fleet.restart(0);
     fleet.run(secs(10));
     assert_eq!(wanted(&fleet.nodes[0].core), 0);
+}
+
+/// It knows that what came before is older, and nothing of what it lacks itself.
+#[test]
+fn who_lacks_it_too_does_not_say_that_it_is_younger() {
+    let mut fleet = settled(23, 3, &config());
+    purge_for(&mut fleet, &[0], 2);
+    cut_off(&mut fleet, 0, true);
+    issue(&mut fleet, 0, 1);
+    fleet.run(secs(RETENTION + 20));
+    fleet.restart_with_journal(2);
+    cut_off(&mut fleet, 0, false);
+    // For a while only the other one, which was away as well, is heard to answer.
+    fleet.filter = Some(Box::new(|from, _, bytes| from != 0 || !has_floor(bytes)));
+    fleet.run(secs(5));
+    assert!(wanted(&fleet.nodes[2].core) > 0);
+    fleet.filter = None;
+    fleet.run(secs(60));
+    assert_flushed_and_complete(&fleet, &[0, 1, 0]);
 }
 
 /// What is there no more was issued when this cache was not there yet, within the margin.

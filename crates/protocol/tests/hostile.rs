@@ -57,7 +57,12 @@ fn lies(rng: &mut StdRng, stream: StreamId, made_up: bool) -> Vec<u8> {
             wire::put_solicit_entry(&mut entries, stream, std::iter::once(1..=SEQ_MAX));
             wire::put_solicit(&mut out, 0, rng.random(), rng.random(), &entries);
         }
-        4 => Frame::Floor(Floor { stream, seq }).encode(&mut out),
+        4 => Frame::Floor(Floor {
+            flags: rng.random(),
+            stream,
+            seq,
+        })
+        .encode(&mut out),
         5 => {
             let tell = Tell {
                 op: 999,
@@ -171,7 +176,8 @@ fn hostile_datagrams_cost_bounded_time() {
             5 => puppet.say(&mut core, now, |out| {
                 for _ in 0..30 {
                     let (stream, seq) = (stream(1), rng.random_range(1..SEQ_MAX));
-                    Frame::Floor(Floor { stream, seq }).encode(out);
+                    let flags = rng.random();
+                    Frame::Floor(Floor { flags, stream, seq }).encode(out);
                 }
             }),
             6 => {

@@ -577,6 +577,7 @@ fn a_floor_skips_only_what_was_asked_for() {
     let mut puppet = Puppet::join(1, &mut core, now);
     let floor = |seq| {
         Frame::Floor(powderhorn_protocol::wire::Floor {
+            flags: 0,
             stream: stream(1),
             seq,
         })

@@ -64,7 +64,12 @@ pub fn corrupt(bug: Bug, payload: &mut Vec<u8>) {
                 let last = data.messages().last().map_or(0, |message| message.seq);
                 let stream = data.stream;
                 let seq = last + 1;
-                Frame::Floor(Floor { stream, seq }).encode(&mut out);
+                Frame::Floor(Floor {
+                    flags: 0,
+                    stream,
+                    seq,
+                })
+                .encode(&mut out);
             }
             (_, other) => other.encode(&mut out),
         }
