@@ -21,7 +21,7 @@ use crate::stream::Stream;
 use crate::time::Time;
 use crate::wire::{DigestEntry, RunKind};
 
-/// What members say of the first message that is wanted of a stream.
+/// What members say of a message that is wanted of a stream.
 #[derive(Debug)]
 pub(crate) struct Absence {
     /// The message.
@@ -50,10 +50,15 @@ pub(crate) enum Flush {
 }
 
 impl Stream {
-    /// The first message that is wanted and is known to be young enough to concern the cache.
-    fn first_lacking(&self) -> Option<u64> {
+    /// A message that is wanted and is known to be young enough to concern the cache: the first, or another of which
+    /// somebody has said that it is gone. That is reason enough, and earlier ones may be found to be young one by one.
+    fn lacking(&self) -> Option<u64> {
         let young = self.young_from?;
-        self.wanted(young..=u64::MAX).next().map(|gap| *gap.start())
+        let gone = self.absence.as_ref().filter(|absence| absence.is_doubted());
+        let gone = gone.map(|absence| absence.seq).filter(|seq| *seq >= young);
+        let wanted = |from| self.wanted(from).next().map(|gap| *gap.start());
+        gone.and_then(|seq| wanted(seq..=seq))
+            .or_else(|| wanted(young..=u64::MAX))
     }
 }
 
@@ -94,7 +99,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(stream) = self.streams.get_mut(&entry.stream) else {
             return;
         };
-        let Some(seq) = stream.first_lacking() else {
+        let Some(seq) = stream.lacking() else {
             stream.absence = None;
             return;
         };
@@ -304,6 +309,11 @@ impl Absence {
             expired_below: 0,
             evicted_below: 0,
         }
+    }
+
+    /// Whether somebody has said that the message is gone.
+    fn is_doubted(&self) -> bool {
+        self.expired_below > self.seq || self.evicted_below > self.seq
     }
 
     fn note_answer(&mut self, from: PeerId, round: u64) {

@@ -106,6 +106,22 @@ fn a_new_stream_that_was_evicted_everywhere_counts() {
     assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
 }
 
+/// Of one is heard after the other that it is young. The evidence must not begin anew with each.
+#[test]
+fn many_that_expired_count_as_soon_as_one() {
+    let mut fleet = settled(29, 4, &config());
+    fleet.run(secs(RETENTION));
+    cut_off(&mut fleet, 3, true);
+    fleet.restart(0);
+    // Members know of the end of what expired at one time.
+    issue(&mut fleet, 0, 2);
+    fleet.burst(0, 1_000);
+    fleet.run(secs(RETENTION + 20));
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(30));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
+}
+
 /// All have to say that they have not got it, and these know nothing of it: they have started again.
 #[test]
 fn who_has_started_again_says_that_it_has_nothing() {
