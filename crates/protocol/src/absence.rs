@@ -246,15 +246,20 @@ impl<S: Store, R: RngCore> Core<S, R> {
         self.stats.flushed += 1;
         // What is in the cache from now on is younger; the margin is as for an empty cache.
         self.born_min = self.born_min.max(begun - self.config.join_margin);
-        let gone: Vec<StreamId> = self
-            .streams
-            .iter_mut()
-            .map(|(&id, stream)| {
-                stream.flushed_top = stream.flushing_top;
-                (id, stream.absence.is_some())
-            })
-            .filter_map(|(id, absent)| absent.then_some(id))
-            .collect();
+        let mut gone = Vec::new();
+        for (&id, stream) in &mut self.streams {
+            stream.flushed_top = stream.flushing_top;
+            if stream.absence.is_some() {
+                gone.push(id);
+            }
+            // What was young enough for the cache as it was may be older than it is now.
+            if let Some(young) = stream.young_from.filter(|_| id != self.own) {
+                let older = self.store.last_born_before(id, self.born_min);
+                let first = older.map_or(young, |(seq, _)| young.max(seq + 1));
+                let held = stream.held.within(first..=u64::MAX).next();
+                stream.young_from = held.map(|range| *range.start());
+            }
+        }
         let mut messages = 0u64;
         for id in gone {
             let Some(stream) = self.streams.get(&id) else {

@@ -566,3 +566,21 @@ fn what_followed_a_long_silence_counts() {
     fleet.run(secs(40));
     assert_flushed_and_complete(&fleet, &[0, 0, 1, 1]);
 }
+
+/// Nobody spoke of it any more when the cache was flushed. What had come of its stream was young for the cache as it had been.
+#[test]
+fn what_is_heard_of_after_a_flush_and_is_older_does_not_count() {
+    let mut fleet = settled(24, 4, &config());
+    purge_for(&mut fleet, &[0, 1], 4);
+    cut_off(&mut fleet, 3, true);
+    fleet.issue(1);
+    fleet.run(secs(RETENTION - 20));
+    fleet.issue(0);
+    fleet.run(secs(RETENTION + 30));
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(80));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
+    fleet.issue(1);
+    fleet.run(secs(60));
+    assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
+}
