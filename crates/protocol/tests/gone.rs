@@ -584,3 +584,25 @@ fn what_is_heard_of_after_a_flush_and_is_older_does_not_count() {
     fleet.run(secs(60));
     assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
 }
+
+/// Who is asked of the first one that is not older has been told that all before it is: that is another answer.
+#[test]
+fn what_follows_all_that_is_older_counts() {
+    let mut fleet = settled(23, 4, &config());
+    purge_for(&mut fleet, &[0], 5);
+    fleet.run(secs(30));
+    for index in [1, 2] {
+        fleet.restart(index);
+        fleet.run(secs(5));
+    }
+    cut_off(&mut fleet, 3, true);
+    fleet.restart(3);
+    fleet.run(secs(1));
+    fleet.issue(0);
+    fleet.run(secs(RETENTION + 30));
+    fleet.stop(0);
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+    assert!((1..4).all(|n| complete(&fleet, n)));
+}
