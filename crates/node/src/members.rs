@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use powderhorn_protocol::time::Time;
 
-use crate::address::{HostName, PeerAddress, same_family};
+use crate::address::{HostName, PeerAddress, family, same_family};
 use crate::config::{Config, PEERS_MAX, PeerConfig};
 use crate::lookup::Lookups;
 use crate::nodes::{self, NodesError};
@@ -83,11 +83,36 @@ pub(crate) struct Wanted {
     pub unreachable: Vec<(SocketAddr, Source)>,
 }
 
+impl Wanted {
+    /// What is asked for and is no peer, and why.
+    pub fn left_out(&self) -> Option<String> {
+        if let Some((address, source)) = self.unreachable.first() {
+            let (count, family) = (self.unreachable.len(), family(*address));
+            return Some(format!(
+                "{count} peers cannot be reached, {address} ({source}) first: node.listen has no {family} address"
+            ));
+        }
+        let left_out = self.left_out;
+        (left_out > 0)
+            .then(|| format!("there may be at most {PEERS_MAX} peers: {left_out} are left out"))
+    }
+}
+
 /// The state of a source, for the status.
 #[derive(Clone, Debug)]
 pub(crate) struct SourceState {
     pub source: String,
     pub failure: Option<Failure>,
+}
+
+/// The state of all sources, for the status.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct SourcesState {
+    pub each: Vec<SourceState>,
+    /// One of them has never said anything.
+    pub unanswered: bool,
+    /// See [`Wanted::left_out`].
+    pub left_out: Option<String>,
 }
 
 /// The nodes file, and what it said when it was last fit to be used.
@@ -114,6 +139,8 @@ pub(crate) struct Members {
     locals: Vec<SocketAddr>,
     /// Whether an address is this node's, for those that the sources have now.
     own: HashMap<SocketAddr, bool>,
+    /// Of what the sources have now; see [`Wanted::left_out`].
+    left_out: Option<String>,
 }
 
 impl Members {
@@ -128,6 +155,7 @@ impl Members {
             advertise: config.advertise,
             locals,
             own: HashMap::new(),
+            left_out: None,
         };
         members.set(now, config);
         members
@@ -166,9 +194,14 @@ impl Members {
     }
 
     /// Whether a source has never said anything: there may be peers that nobody has told of yet.
-    pub fn unanswered(&self) -> bool {
+    fn unanswered(&self) -> bool {
         // A file that is fit to be used names a node.
         self.file.as_ref().is_some_and(|file| file.nodes.is_empty()) || self.lookups.unanswered()
+    }
+
+    /// Whether the peers are not all nodes that there are, or may not be.
+    pub fn incomplete(&self) -> bool {
+        self.unanswered() || self.left_out.is_some()
     }
 
     /// How long after an answer the next lookup of a name is due.
@@ -249,6 +282,7 @@ impl Members {
         }
         self.own = own;
         wanted.peers = peers.into_values().collect();
+        self.left_out = wanted.left_out();
         wanted
     }
 
@@ -301,7 +335,7 @@ impl Members {
     }
 
     /// Sources that have to be asked again and again, and how they are.
-    pub fn states(&self) -> Vec<SourceState> {
+    pub fn states(&self) -> SourcesState {
         let file = self.file.iter().map(|file| SourceState {
             source: format!("file {}", file.path.display()),
             failure: file.failure.clone(),
@@ -317,7 +351,11 @@ impl Members {
             source: format!("name {name}"),
             failure: Some(failure.clone()),
         });
-        file.chain(named).chain(elsewhere).collect()
+        SourcesState {
+            each: file.chain(named).chain(elsewhere).collect(),
+            unanswered: self.unanswered(),
+            left_out: self.left_out.clone(),
+        }
     }
 }
 

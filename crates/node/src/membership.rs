@@ -11,8 +11,7 @@ use std::sync::atomic::Ordering;
 
 use log::Level;
 
-use crate::address::{HostName, family};
-use crate::config::PEERS_MAX;
+use crate::address::HostName;
 use crate::lookup::Answer;
 use crate::members::{Member, Members, Wanted};
 use crate::node::Shared;
@@ -85,12 +84,12 @@ impl Shared {
         let config = self.config();
         // Nobody else changes the peers: whoever does has the members.
         let (peers, turnover) = self.peers().turn(wanted.peers, &config.site);
-        let unanswered = members.unanswered();
-        if turnover.is_empty() && unanswered == self.unanswered.load(Ordering::Relaxed) {
+        let incomplete = members.incomplete();
+        if turnover.is_empty() && incomplete == self.unanswered.load(Ordering::Relaxed) {
             return;
         }
         let mut core = self.core.lock();
-        self.unanswered.store(unanswered, Ordering::Relaxed);
+        self.unanswered.store(incomplete, Ordering::Relaxed);
         // All under the core's lock, so that whoever holds it sees the same peers in core and list.
         *self.peers.write() = Arc::new(peers);
         let now = sys::boot_clock();
@@ -136,26 +135,10 @@ impl Shared {
 
     fn tell_of_problems(&self, wanted: &Wanted) {
         let notices = &self.notices;
-        let count = || {
+        if let Some(left_out) = wanted.left_out() {
             let counter = &self.counters.members_source_errors;
             counter.fetch_add(1, Ordering::Relaxed);
-        };
-        if wanted.left_out > 0 {
-            count();
-            notices.say_now_and_then("too many peers", Level::Error, || {
-                let left_out = wanted.left_out;
-                format!("there may be at most {PEERS_MAX} peers: {left_out} are left out")
-            });
-        }
-        if let Some((address, source)) = wanted.unreachable.first() {
-            count();
-            notices.say_now_and_then("unreachable peers", Level::Error, || {
-                let (count, family) = (wanted.unreachable.len(), family(*address));
-                format!(
-                    "{count} peers cannot be reached, {address} ({source}) first: node.listen has \
-                     no {family} address"
-                )
-            });
+            notices.say_now_and_then("peers left out", Level::Error, || left_out);
         }
         let config = self.config();
         for peer in wanted.peers.iter().filter(|peer| peer.name == config.name) {

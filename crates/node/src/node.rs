@@ -28,7 +28,7 @@ use crate::latency::Latencies;
 use crate::lock::{Lock, Signal};
 use crate::lookup::{self, Answer, Resolver};
 use crate::lost::Lost;
-use crate::members::{Members, SourceState};
+use crate::members::{Members, SourcesState};
 use crate::net::BindError;
 use crate::notices::Notices;
 use crate::peers::Peers;
@@ -119,12 +119,13 @@ pub(crate) struct Shared {
     pub sockets: Vec<SocketInfo>,
     /// The other nodes. Changed under the core's lock.
     pub peers: RwLock<Arc<Peers>>,
-    /// Whether a source of peers has never said anything: nobody knows then who is all. Changed under the core's lock.
+    /// Whether a source of peers has never said anything, or names nodes that cannot be peers: who is all is not known
+    /// then, or not all can be waited for. Changed under the core's lock.
     pub unanswered: AtomicBool,
     /// Who the other nodes are. Locked before the core, never while it is.
     pub members: Mutex<Members>,
     /// How the sources are. Apart from them, as whoever looks must not wait for a file to be read.
-    pub sources: Mutex<Vec<SourceState>>,
+    pub sources: Mutex<SourcesState>,
     /// The sources of members are to be looked at without waiting for the next second.
     pub members_due: AtomicBool,
     /// Purges that the cache would not have, apart from those of later versions.

@@ -111,7 +111,7 @@ pub(crate) fn prepare(
         peers: RwLock::new(Arc::new(Peers::default())),
         unanswered: AtomicBool::new(false),
         members: Mutex::new(Members::new(now, &config, locals)),
-        sources: Mutex::new(Vec::new()),
+        sources: Mutex::default(),
         members_due: AtomicBool::new(true),
         refused: Mutex::default(),
         answers: Mutex::new(Vec::new()),

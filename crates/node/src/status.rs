@@ -60,6 +60,8 @@ pub struct Status {
     pub sources: Vec<SourceStatus>,
     /// Whether one of them has never said anything: there may be more peers.
     pub sources_unanswered: bool,
+    /// Why the sources name nodes that are no peers, which get no purges; null if they name none.
+    pub peers_left_out: Option<String>,
     /// Whether it is held to be stale by `limits.max_staleness`.
     pub isolated: bool,
     /// Names used by more than one node, each with the addresses that use it.
@@ -189,11 +191,9 @@ fn nodes_by_id(
 
 impl Status {
     pub(crate) fn take(shared: &Shared) -> Status {
-        let mut sources: Vec<SourceStatus> = shared
-            .sources
-            .lock()
-            .iter()
-            .cloned()
+        let known = shared.sources.lock().clone();
+        let each = known.each.into_iter();
+        let mut sources: Vec<SourceStatus> = each
             .map(|state| {
                 let (since, error) = state.failure.map(|f| (f.since_wall_ms, f.text)).unzip();
                 SourceStatus {
@@ -253,7 +253,8 @@ impl Status {
             rates: shared.samples.lock().rates().0,
             peers,
             sources,
-            sources_unanswered: shared.unanswered.load(Ordering::Relaxed),
+            sources_unanswered: known.unanswered,
+            peers_left_out: known.left_out,
             isolated: shared.isolated(),
             duplicate_names,
             journal: JournalStatus::take(shared, now),

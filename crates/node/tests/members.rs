@@ -229,6 +229,50 @@ fn a_node_whose_sources_have_never_answered_is_alone_and_its_waits_are_not_over(
     }
 }
 
+/// It gets no purge, so not all are applied everywhere, whatever those say that can be reached.
+#[test]
+fn a_node_that_is_listed_and_cannot_be_reached_is_in_the_verdict() {
+    let dir = TempDir::new();
+    let (port, keys) = (free_port(1..=1), dir.key_file(&[1]));
+    let file = dir.0.join("nodes.conf");
+    let with_sixth = |file: &Path| write(file, "node-1 = 127.0.7.1\nnode-6 = [2001:db8::6]\n");
+    with_sixth(&file);
+    let config = with_file(node(1, port, &keys), &file);
+    let node = TestNode::start(Config {
+        limits: Limits {
+            max_staleness: Some(Duration::from_secs(1)),
+            ..config.limits.clone()
+        },
+        ..config
+    });
+    let told = format!(
+        "1 peers cannot be reached, [2001:db8::6]:{port} (file) first: node.listen has no IPv6 address; no peers known, "
+    );
+    let id = node.purge(1);
+    for _ in 0..2 {
+        eventually("it is told of", || {
+            node.node.status().verdict.starts_with(&told)
+        });
+        let status = node.node.status();
+        assert!(!status.ok && !status.sources_unanswered, "{status:?}");
+        let waited = node.node.wait_applied(id, 0, Duration::ZERO).unwrap();
+        assert!(!waited.enough, "{waited:?}");
+        eventually("alone", || node.node.isolated());
+
+        write_nodes(&file, &[1]);
+        eventually("a single node", || {
+            node.node
+                .status()
+                .verdict
+                .starts_with("ok: a single node, ")
+        });
+        let waited = node.node.wait_applied(id, 0, Duration::ZERO).unwrap();
+        assert!(waited.enough, "{waited:?}");
+        eventually("not alone", || !node.node.isolated());
+        with_sixth(&file);
+    }
+}
+
 #[test]
 fn a_file_that_is_not_fit_keeps_the_peers_and_is_told_of() {
     let dir = TempDir::new();

@@ -210,9 +210,11 @@ impl Status {
         self.own_troubles(stopping, &mut troubles);
         self.peer_troubles(&mut troubles);
         let reach = &self.reach;
+        troubles.extend(self.peers_left_out.clone());
         if self.sources_unanswered {
             troubles.push("not all sources of peers have answered".to_owned());
         }
+        let incomplete = self.sources_unanswered || self.peers_left_out.is_some();
         // After a start, and after a cut, it takes some rounds until all are known.
         let ok = troubles.is_empty() && (self.peers.is_empty() || reach.known == reach.nodes);
         if self.peers.is_empty() {
@@ -221,14 +223,14 @@ impl Status {
                 0 => "all purges known here applied here".to_owned(),
                 n => format!("all purges known here applied here but the latest {n}"),
             };
-            let peers = match self.sources_unanswered {
+            let peers = match incomplete {
                 true => "no peers known",
                 false => "a single node",
             };
             troubles.push(format!("{peers}, {applied}"));
         } else {
             troubles.push(match (reach.applied_ms, reach.known) {
-                (Some(ms), known @ 2..) if known < reach.nodes || self.sources_unanswered => {
+                (Some(ms), known @ 2..) if known < reach.nodes || incomplete => {
                     format!(
                         "what these {known} of {} nodes issued more than {} ago is applied on them",
                         reach.nodes,
