@@ -8,8 +8,8 @@ mod text;
 pub use fleet::FleetStatus;
 use fleet::Reached;
 pub(crate) use metrics::metrics;
-pub(crate) use peers::names;
 pub use peers::{PeerNews, PeerStatus};
+pub(crate) use peers::{names, shown_names};
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -207,7 +207,7 @@ impl Status {
         let config = shared.config();
         let core = shared.core.lock();
         let now = sys::boot_clock();
-        let names = names(shared, &core);
+        let names = shown_names(shared, &core);
         let peers = peers::take(shared, &core, now, &names);
         let reach = FleetStatus::take(&core, now, peers.len(), &names);
         let by_node = nodes_by_id(shared, &core, &config.name);

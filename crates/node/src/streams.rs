@@ -4,7 +4,7 @@ use powderhorn_protocol::ranges::RangeSet;
 use serde::Serialize;
 
 use crate::node::Node;
-use crate::status::names;
+use crate::status::shown_names;
 
 /// Ranges shown of a stream: the newest; a stream in trouble may have thousands.
 const RANGES_MAX: usize = 64;
@@ -14,7 +14,7 @@ const RANGES_MAX: usize = 64;
 pub struct StreamStatus {
     /// Its id.
     pub stream: String,
-    /// The name of the node that issues it; empty if that is no peer, or its name is not known.
+    /// The name of the node that issues it; its address while that is not known; empty if it is no peer.
     pub node: String,
     /// Whether this node's purges go to it.
     pub own: bool,
@@ -42,7 +42,7 @@ impl Node {
     /// All streams that are known, in the order of their ids.
     pub fn streams(&self) -> Vec<StreamStatus> {
         let core = self.shared.core.lock();
-        let names = names(&self.shared, &core);
+        let names = shown_names(&self.shared, &core);
         core.streams()
             .map(|view| {
                 let (held_ranges, held_more) = newest(view.held);

@@ -159,6 +159,36 @@ fn a_changed_site_takes_effect_and_a_changed_name_is_shown() {
     eventually("applied", || nodes[0].knows(id));
 }
 
+/// A peer that comes back knows this node already, and need not tell its name again.
+#[test]
+fn a_peer_whose_name_is_not_known_is_called_by_its_address() {
+    let dir = TempDir::new();
+    let (nodes, mut configs) = started(&dir, 2);
+    let mut config = configs.swap_remove(0);
+    let known = [config.peers[0].address.to_string(), configs[0].name.clone()];
+    config.peers[0].name.clear();
+    let without = Config {
+        peers: Vec::new(),
+        ..config.clone()
+    };
+    nodes[0].node.reload(&without).unwrap();
+    nodes[0].node.reload(&config).unwrap();
+    eventually("it says how it is", || {
+        nodes[0].node.status().reach.known == 2
+    });
+    let from = nodes[0].node.status().reach.oldest_news_from.unwrap();
+    assert!(known.contains(&from), "{from:?}");
+    let verdict = nodes[0].node.status().verdict;
+    assert!(!verdict.ends_with(", from "), "{verdict}");
+    let id = nodes[1].purge(1);
+    eventually("applied here", || nodes[0].knows(id));
+    let streams = nodes[0].node.streams();
+    let its = streams
+        .iter()
+        .find(|view| view.stream == id.stream.to_string());
+    assert_eq!(its.map(|view| &view.node), Some(&from));
+}
+
 /// Peers come and go while purges pour in: nothing is lost, nothing panics.
 #[test]
 fn peers_come_and_go_under_load() {

@@ -139,6 +139,20 @@ pub(crate) fn names(shared: &Shared, core: &NodeCore) -> BTreeMap<NodeId, String
     names
 }
 
+/// The same for people: a node without a name is called by its address.
+pub(crate) fn shown_names(shared: &Shared, core: &NodeCore) -> BTreeMap<NodeId, String> {
+    let (mut names, table) = (names(shared, core), shared.peers());
+    for view in core.peers() {
+        if let (Some(session), Some(member)) = (view.session, table.get(view.id)) {
+            let name = names.get_mut(&session.node);
+            if let Some(name) = name.filter(|name| name.is_empty()) {
+                *name = member.address.to_string();
+            }
+        }
+    }
+    names
+}
+
 fn news(view: &NewsView, names: &BTreeMap<NodeId, String>) -> PeerNews {
     let standing = &view.standing;
     let age_ms = view.age.as_millis() as u64;
