@@ -28,7 +28,7 @@ pub fn run(path: &Path) -> Result<String, Problem> {
         config.name,
         config.fleet
     );
-    for warning in warnings(&config) {
+    for warning in warnings(path, &config) {
         // Writing to a string cannot fail.
         let _ = writeln!(out, "warning: {warning}");
     }
@@ -42,32 +42,74 @@ fn sources(config: &Config) -> Option<String> {
     (!sources.is_empty()).then(|| sources.join(", "))
 }
 
+/// Whether somebody of this group may do what `bit` says (4 to read, 2 to write) with a file of this mode and group.
+fn may(bit: u32, mode: u32, of_group: u32, group: u32) -> bool {
+    mode & bit != 0 || mode & (bit << 3) != 0 && of_group == group
+}
+
 /// What the one who runs this may read, and varnishd's child may not; and the other way round.
-fn warnings(config: &Config) -> Vec<String> {
+fn warnings(path: &Path, config: &Config) -> Vec<String> {
     let mut warnings = Vec::new();
+    let varnish = group_id(GROUP);
+    let unreadable = |path: &Path| {
+        let meta = fs::metadata(path).ok()?;
+        (!may(4, meta.mode(), meta.gid(), varnish?)).then(|| {
+            let path = path.display();
+            format!(
+                "varnishd's group may not read {path}: chgrp {GROUP} {path} && chmod 0640 {path}"
+            )
+        })
+    };
+    warnings.extend(unreadable(path));
     if let Some(key) = &config.key_file {
-        if let Ok(meta) = fs::metadata(key) {
-            let varnish = group_id(GROUP);
-            let by_group = meta.mode() & 0o040 != 0 && varnish == Some(meta.gid());
+        let everybody = fs::metadata(key).is_ok_and(|meta| meta.mode() & 0o007 != 0);
+        if everybody {
             let key = key.display();
-            if meta.mode() & 0o007 != 0 {
-                warnings.push(format!(
-                    "everybody on this host may read or write {key}: chmod 0640 {key}"
-                ));
-            } else if varnish.is_some() && !by_group {
-                warnings.push(format!(
-                    "varnishd's group may not read {key}: chgrp {GROUP} {key} && chmod 0640 {key}"
-                ));
-            }
+            warnings.push(format!(
+                "everybody on this host may read or write {key}: chmod 0640 {key}"
+            ));
         }
+        warnings.extend(unreadable(key));
     }
     if let Some(dir) = &config.journal.dir {
-        if !dir.is_dir() {
-            let dir = dir.display();
-            warnings.push(format!(
-                "{dir} is not a directory: install -d -o vcache -g {GROUP} -m 0750 {dir}"
-            ));
+        let meta = fs::metadata(dir).ok().filter(fs::Metadata::is_dir);
+        let name = dir.display();
+        match meta {
+            None => warnings.push(format!(
+                "{name} is not a directory: install -d -o vcache -g {GROUP} -m 0750 {name}"
+            )),
+            // Another owner than root is varnishd's child.
+            Some(meta)
+                if meta.uid() == 0
+                    && varnish.is_some_and(|group| !may(2, meta.mode(), meta.gid(), group)) =>
+            {
+                warnings.push(format!(
+                    "varnishd's child may not write to {name}: chown vcache:{GROUP} {name} && chmod 0750 {name}"
+                ));
+            }
+            Some(_) => {}
         }
     }
     warnings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_may_what_everybody_may_and_what_it_may_itself() {
+        for (mode, of_group, reads, writes) in [
+            (0o100_644, 0, true, false),
+            (0o100_640, 0, false, false),
+            (0o100_640, 7, true, false),
+            (0o100_600, 7, false, false),
+            (0o40_770, 7, true, true),
+            (0o40_750, 0, false, false),
+            (0o40_777, 0, true, true),
+        ] {
+            assert_eq!(may(4, mode, of_group, 7), reads, "{mode:o} {of_group}");
+            assert_eq!(may(2, mode, of_group, 7), writes, "{mode:o} {of_group}");
+        }
+    }
 }

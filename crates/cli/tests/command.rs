@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::thread::JoinHandle;
 
@@ -114,6 +114,9 @@ fn check_takes_what_the_vmod_takes_and_names_file_line_and_key() {
     };
     let state = dir.path().join("state");
     fs::create_dir(&state).unwrap();
+    let mode =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    mode(&state, 0o777);
     let key = dir.path().join("key");
     assert!(
         powderhorn(&["keygen", key.to_str().unwrap()])
@@ -134,7 +137,31 @@ fn check_takes_what_the_vmod_takes_and_names_file_line_and_key() {
     );
     assert!(!text.contains("warning"), "{text}");
 
-    fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).unwrap();
+    // Who is root may read it all, and varnishd's child is not.
+    let groups = fs::read_to_string("/etc/group").unwrap();
+    if groups.lines().any(|line| line.starts_with("varnish:")) {
+        mode(&path, 0o600);
+        let text = out(&powderhorn(&["check", path.to_str().unwrap()]));
+        let told = format!(
+            "warning: varnishd's group may not read {}: ",
+            path.display()
+        );
+        assert!(text.contains(&told), "{text}");
+        mode(&path, 0o644);
+        mode(&state, 0o755);
+        let text = out(&powderhorn(&["check", path.to_str().unwrap()]));
+        let told = format!(
+            "warning: varnishd's child may not write to {}: ",
+            state.display()
+        );
+        assert_eq!(
+            text.contains(&told),
+            fs::metadata(&state).unwrap().uid() == 0,
+            "{text}"
+        );
+    }
+
+    mode(&key, 0o644);
     let text = out(&powderhorn(&["check", path.to_str().unwrap()]));
     assert!(
         text.contains("warning: everybody on this host may read"),
