@@ -38,14 +38,21 @@ pub fn status(status: &Value) -> String {
     }
     let journal = &status["journal"];
     if journal.is_object() {
-        let text = format!(
+        let mut text = format!(
             "{} {}, {} of {} bytes",
             word(&journal["dir"]),
             word(&journal["state"]),
             word(&journal["disk_bytes"]),
             word(&journal["bytes_max"])
         );
+        if let Some(ms) = journal["oldest_ms"].as_u64() {
+            let _ = write!(text, ", oldest purge {}", span(ms));
+        }
         line(&mut out, "journal", &text);
+    }
+    if let Some(ms) = status["reach"]["retention_ms"].as_u64() {
+        let text = format!("for purges of the last {} only", span(ms));
+        line(&mut out, "room", &text);
     }
     line(&mut out, "threads", &pairs(&["runtime", "applier"]));
     if let Some(peers) = status["peers"].as_array().filter(|peers| !peers.is_empty()) {
@@ -198,6 +205,15 @@ fn cell(value: &Value, unit: Unit) -> String {
         (Unit::Microseconds, Some(us)) => format!("{:.2}ms", us / 1e3),
         (Unit::Rate, Some(rate)) => format!("{rate:.1}/s"),
         _ => word(value),
+    }
+}
+
+/// A time that may be a second or a day.
+fn span(ms: u64) -> String {
+    match ms {
+        0..100_000 => format!("{:.1} s", ms as f64 / 1e3),
+        100_000..7_200_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
     }
 }
 

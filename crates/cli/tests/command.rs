@@ -59,7 +59,8 @@ fn answer(head: &str, body: &str) -> String {
 }
 
 const STATUS: &str = r#"{"verdict":"1 of 2 peers not heard, lon first","name":"fra","site":"","fleet":"f",
-    "runtime":"running","applier":"running","wanted":0,"ready":2,"in_flight":0,"journal":null,
+    "runtime":"running","applier":"running","wanted":0,"ready":2,"in_flight":0,
+    "journal":{"dir":"/j","state":"ok","disk_bytes":7,"bytes_max":9,"oldest_ms":7300000},"reach":{"retention_ms":24845},
     "peers":[{"name":"lon","site":"uk","address":"192.0.2.8:4277","state":"silent","heard_ms":61500,"rtt_us":null,
               "node":null,"sources":["static"],"gaps":7},
              {"name":"nyc","site":"","address":"192.0.2.9:4277","state":"up","heard_ms":200,"rtt_us":70250,
@@ -194,6 +195,12 @@ fn a_status_is_shown_whatever_a_terminal_would_make_of_names() {
     let first = shown.lines().next().unwrap_or_default();
     assert_eq!(first, "1 of 2 peers not heard, lon first");
     assert!(!shown.contains('\u{1b}'), "{shown}");
+    for line in [
+        "journal   /j ok, 7 of 9 bytes, oldest purge 2 h\n",
+        "room      for purges of the last 24.8 s only\n",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
 
     let shown = out(&powderhorn(&["peers", "--url", &url]));
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
