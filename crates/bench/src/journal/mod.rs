@@ -20,6 +20,8 @@ pub use parts::run as run_part;
 
 /// 1,000 a second.
 const DAY: u64 = 86_400_000;
+/// Fewer leave nothing to be repaired from disk, as the newest 2 million may be in memory.
+const PURGES_MIN: u64 = 4_000_000;
 /// Streams that the messages come from.
 const STREAMS: [u64; 2] = [5, 200];
 /// Bytes on disk that a day may take, and then some: nothing is to be evicted.
@@ -40,6 +42,9 @@ const GROUPS: [(&str, Group); 4] = [
 pub fn run(arguments: &Arguments) -> Result<bool, Box<dyn Error>> {
     arguments.check_only(&GROUPS.map(|(name, _)| name))?;
     let messages = messages(arguments);
+    if messages < PURGES_MIN {
+        return Err(format!("--purges: at least {PURGES_MIN}, not {messages}").into());
+    }
     let about = format!(
         "{messages} URL purges, as many milliseconds apart, held in the journal. Resident: anonymous memory of a process that\n\
          does nothing else. Cold: after the page cache has let go of the files. A repair: 30 messages in a row that are not\n\
