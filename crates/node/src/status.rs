@@ -149,18 +149,13 @@ pub struct Notice {
 /// Purges that wait for the cache without being worth a word in the verdict.
 const WAITING_FINE: u64 = 1_000;
 
-/// How many messages are held and neither waiting for the cache nor answered by it.
+/// How many messages the cache has, or is to have again, and has not answered for. What is held for others only, as
+/// it is older than the cache, is none of them.
 fn in_flight(core: &NodeCore) -> u64 {
-    let mut unanswered = 0u64;
-    for stream in core.streams() {
-        let answered = |set: &RangeSet| {
-            let parts = stream.held.iter().flat_map(|range| set.within(range));
-            parts.fold(0u64, |n, part| n + (part.end() - part.start() + 1))
-        };
-        let held = stream.held.count();
-        unanswered += held.saturating_sub(answered(stream.seen) + answered(stream.unsupported));
-    }
-    unanswered.saturating_sub(core.ready_count())
+    let unapplied = core.streams().map(|stream| stream.unapplied);
+    unapplied
+        .fold(0, u64::saturating_add)
+        .saturating_sub(core.ready_count())
 }
 
 /// Nodes by their ids, each with the names that it is known by and where it is: more than one of them with one

@@ -194,6 +194,42 @@ fn what_has_expired_is_told_from_life_to_life() {
     assert_eq!(recovered.expired, [expired]);
 }
 
+/// As after each restart of a node that has a day of purges: they are for others, and nothing waits.
+#[test]
+fn what_is_older_than_the_cache_does_not_wait_for_it() {
+    let dir = TempDir::new();
+    let (first, _) = pair(&dir);
+    let config = Config {
+        peers: Vec::new(),
+        ..first
+    };
+    let old = config.limits.join_margin + Duration::from_secs(60);
+    let (mut store, journal, _) = Journal::open(Options::new(dir.0.join("state"))).unwrap();
+    let epoch = Epoch {
+        stamp: 1,
+        random: 1,
+    };
+    let stream = StreamId {
+        node: node_id("elsewhere"),
+        epoch,
+    };
+    for seq in 1..=3_000 {
+        let message = Held {
+            born: SystemClock.boot() - old,
+            issued_ms: 0,
+            purge: purge(7),
+        };
+        store.insert(MessageId { stream, seq }, message);
+    }
+    assert!(journal.shutdown(Duration::from_secs(10)));
+    drop((store, journal));
+    let node = TestNode::start_with(config, Duration::ZERO);
+    let status = node.node.status();
+    assert_eq!((status.held, status.ready, status.in_flight), (3_000, 0, 0));
+    assert!(status.ok, "{}", status.verdict);
+    assert_eq!(node.record.count(), 0);
+}
+
 /// After an upgrade, say. What that version has left is not touched, so there is a way back.
 #[test]
 fn a_journal_of_another_version_is_said_and_purges_go_on() {

@@ -31,6 +31,8 @@ pub struct StreamView<'a> {
     pub unsupported: &'a RangeSet,
     /// How many messages are known to exist and are wanted.
     pub wanted: u64,
+    /// How many messages were received and not applied yet.
+    pub unapplied: u64,
     /// Since when something of it has been wanted, or received and not applied, as the rounds saw it.
     pub lacking_since: Option<Time>,
     /// How many of its messages came as repairs, not by dissemination.
@@ -75,6 +77,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             seen: &stream.seen,
             unsupported: &stream.unsupported,
             wanted: total(stream.wanted(0..=u64::MAX)),
+            unapplied: stream.unapplied(),
             lacking_since: stream.lacking_since,
             recovered: stream.recovered,
         })
