@@ -188,6 +188,7 @@ pub fn details_json(status: &Status) -> Value {
             "applier": status.applier,
             "key_error": status.key_error,
             "config_error": status.config_error,
+            "config_pending": status.config_pending,
         });
         fields.extend(more.as_object().cloned().unwrap_or_default());
     }

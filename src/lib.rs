@@ -84,8 +84,8 @@ mod powderhorn {
     /// read and checked at once, and a mistake in it (file, line and key are named) keeps the
     /// VCL from loading. The runtime starts when the VCL becomes warm and stays for the life of
     /// the cache process: another VCL may name the same config, and is refused with another. After
-    /// an edit of the file, loading a VCL applies it: all of it, or, if only a restart of Varnish
-    /// can change one of the keys, nothing, and the load fails and names them.
+    /// an edit of the file, loading a VCL applies what can change at run time; keys that only a
+    /// restart of Varnish changes are named in the log and in the status until then.
     pub fn start(
         ctx: &mut Ctx,
         #[shared_per_vcl] vcl: Option<&VclState>,

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use powderhorn_node::{Config, ConfigError, NeedsRestart, Node, StartError};
+use powderhorn_node::{Config, ConfigError, Node, StartError};
 
 use crate::shim::Director;
 use crate::{apply, counters, engine, guard, logger, records, shim, uptime};
@@ -81,14 +81,6 @@ pub enum RuntimeError {
         /// The config that this VCL asked for.
         asked: String,
     },
-    /// The operator restarts Varnish, or takes the change back.
-    #[error("{path} has changed since this Varnish started with it: {keys}")]
-    ChangedConfig {
-        /// The file.
-        path: String,
-        /// What in it is refused.
-        keys: NeedsRestart,
-    },
     /// The VCL's author decides for one.
     #[error("start() was called twice in this VCL, with {first} and with {second}")]
     TwoConfigs {
@@ -144,8 +136,7 @@ pub fn warm(vcl: &VclState) -> Result<(), RuntimeError> {
             return Ok(());
         }
         check(&config)?;
-        node.reload(&config)
-            .map_err(|keys| changed(&config, keys))?;
+        node.reload(&config);
         records::set(config.log.purges);
         IN_USE.store(reading, Ordering::Relaxed);
         return Ok(());
@@ -178,21 +169,14 @@ fn check(config: &Config) -> Result<(), RuntimeError> {
         };
     };
     let running = node.config();
-    match node.changes(config) {
-        // Another file is the same if it says the same.
-        Ok(changes) if changes.is_empty() => Ok(()),
-        Ok(_) if running.path == config.path => Ok(()),
-        Err(keys) if running.path == config.path => Err(changed(config, keys)),
-        _ => Err(RuntimeError::OtherConfig {
-            running: describe(&running),
-            asked: describe(config),
-        }),
+    // Another file is the same if it says the same.
+    if running.path == config.path || node.changes(config).is_empty() {
+        return Ok(());
     }
-}
-
-fn changed(config: &Config, keys: NeedsRestart) -> RuntimeError {
-    let path = describe(config);
-    RuntimeError::ChangedConfig { path, keys }
+    Err(RuntimeError::OtherConfig {
+        running: describe(&running),
+        asked: describe(config),
+    })
 }
 
 /// A config as a person knows it.

@@ -41,7 +41,7 @@
 //!
 //! At run time, by a reload of the VCL: `[[peer]]`, `fleet.nodes_file`, `fleet.nodes_port`, `fleet.dns`,
 //! `fleet.dns_interval`, `journal.require`, `log.purges`, and of `limits` all but `join_margin`, `replay_window` and
-//! `socket_bytes`. The others take a restart of Varnish.
+//! `socket_bytes`. The others take a restart of Varnish, and are named until then.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -76,7 +76,7 @@ pub use crate::node::{IssueError, Node, StartError, node_id};
 pub use crate::nodes::NodesError;
 pub use crate::rates::Rates;
 pub use crate::receipts::{Applied, Receipt, WAIT_MAX, WAITERS_MAX, WaitError, Waited};
-pub use crate::reload::NeedsRestart;
+pub use crate::reload::Reload;
 pub use crate::seal::{OpenError, SealError, Sealer};
 pub use crate::settings::Change;
 pub use crate::status::{

@@ -147,6 +147,8 @@ pub(crate) struct Shared {
     pub keys: Mutex<(Vec<String>, Option<String>)>,
     /// Why the configuration file could not be used by the next start, if so.
     pub config_error: Mutex<Option<String>>,
+    /// What of the configuration, as it is now, only a restart changes.
+    pub config_pending: Mutex<Option<String>>,
     /// How long the fleet's purges take to get here.
     pub latencies: Mutex<Latencies>,
     /// Counts of the last seconds.

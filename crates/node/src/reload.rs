@@ -1,4 +1,4 @@
-//! Another configuration for a node that runs: all of its changes count, or none.
+//! Another configuration for a node that runs: what can change while it runs counts at once, and the rest is named.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,39 +7,60 @@ use log::Level;
 
 use crate::config::{Config, ConfigError};
 use crate::node::{Node, Shared};
-use crate::settings::{Change, Takes, changes};
+use crate::settings::{Change, changes, merged};
 use crate::watch::Stamp;
 use crate::{journal, sys};
 
-/// The configuration differs in what a node reads once, at its start. Nothing was changed.
-#[derive(Debug, thiserror::Error)]
-#[error("only a restart of Varnish changes {}", list(.changes))]
-pub struct NeedsRestart {
-    /// Those differences; others are not among them.
-    pub changes: Vec<Change>,
+/// What becomes of another configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reload {
+    /// What counts without a restart.
+    pub applied: Vec<Change>,
+    /// What only a restart of Varnish changes.
+    pub pending: Vec<Change>,
+}
+
+impl Reload {
+    fn of(before: &Config, after: &Config) -> (Reload, Config) {
+        let merged = merged(before, after);
+        let reload = Reload {
+            applied: changes(before, &merged),
+            pending: changes(&merged, after),
+        };
+        (reload, merged)
+    }
+
+    /// Whether it says the same.
+    pub fn is_empty(&self) -> bool {
+        self.applied.is_empty() && self.pending.is_empty()
+    }
+
+    fn pending(&self) -> Option<String> {
+        let pending = &self.pending;
+        (!pending.is_empty())
+            .then(|| format!("only a restart of Varnish changes {}", list(pending)))
+    }
 }
 
 impl Node {
-    /// What [`Node::reload`] would change, without changing it. Another path is no change.
-    pub fn changes(&self, config: &Config) -> Result<Vec<Change>, NeedsRestart> {
-        allowed(&self.shared.config(), config)
+    /// What [`Node::reload`] would do, without doing it. Another path is no change.
+    pub fn changes(&self, config: &Config) -> Reload {
+        Reload::of(&self.shared.config(), config).0
     }
 
-    /// Goes on with another configuration: all that is other in it counts from now on, and is
-    /// listed in a notice. Sources of peers that are new are asked without being waited for.
-    pub fn reload(&self, config: &Config) -> Result<Vec<Change>, NeedsRestart> {
+    /// Goes on with another configuration: what can change counts from now on and is listed in a notice, and what cannot
+    /// is named in another, and in the status until the configuration is as it was or Varnish has started again. Sources of
+    /// peers that are new are asked without being waited for.
+    pub fn reload(&self, config: &Config) -> Reload {
         let shared = &self.shared;
         // Held to the end, so that two reloads come one after the other.
         let mut members = shared.members.lock();
         let before = shared.config();
-        let changes = allowed(&before, config)?;
-        if changes.is_empty() {
-            return Ok(changes);
+        let (reload, config) = Reload::of(&before, config);
+        shared.note_pending(&reload);
+        if reload.applied.is_empty() {
+            return reload;
         }
-        let config = Config {
-            path: before.path.clone(),
-            ..config.clone()
-        };
         *shared.config.write() = Arc::new(config.clone());
         let now = sys::boot_clock();
         shared
@@ -47,14 +68,14 @@ impl Node {
             .lock()
             .set_config(now, journal::core_config(&config));
         members.set(now, &config);
-        let text = format!("configuration read again: {}", list(&changes));
+        let text = format!("configuration read again: {}", list(&reload.applied));
         shared.notices.say(Level::Info, text);
         shared.read_nodes_file(&mut members);
         shared.turn_members(&mut members);
         shared.show_sources(&members);
         drop(members);
         shared.look_at_members();
-        Ok(changes)
+        reload
     }
 }
 
@@ -94,15 +115,26 @@ impl ConfigFile {
 }
 
 impl Shared {
+    /// Names what only a restart changes: a process of the cache that starts again by itself has it, too.
+    fn note_pending(&self, reload: &Reload) {
+        let pending = reload.pending();
+        let mut before = self.config_pending.lock();
+        if *before == pending {
+            return;
+        }
+        if let Some(pending) = &pending {
+            let text = format!("the configuration has changed: {pending}");
+            self.notices.say(Level::Warn, text);
+        }
+        *before = pending;
+    }
+
     /// Notes whether the cache would start again with the file as it is now.
     pub fn look_at_config(&self, file: &mut ConfigFile) {
         let error = match file.poll() {
             None => return,
             Some(Ok(config)) => {
-                if let Err(pending) = allowed(&self.config(), &config) {
-                    let text = format!("{} has changed: {pending}", file.path.display());
-                    self.notices.say(Level::Warn, text);
-                }
+                self.note_pending(&Reload::of(&self.config(), &config).0);
                 None
             }
             Some(Err(error)) => Some(error.to_string()),
@@ -123,16 +155,6 @@ impl Shared {
         }
         *before = error;
     }
-}
-
-fn allowed(before: &Config, after: &Config) -> Result<Vec<Change>, NeedsRestart> {
-    let changes = changes(before, after);
-    let refused = |change: &&Change| change.takes == Takes::Restart;
-    if changes.iter().any(|change| refused(&change)) {
-        let changes = changes.iter().filter(refused).cloned().collect();
-        return Err(NeedsRestart { changes });
-    }
-    Ok(changes)
 }
 
 fn list(changes: &[Change]) -> String {

@@ -6,28 +6,6 @@ use std::time::Duration;
 use crate::config::{Config, Discovery, JournalConfig, Limits, LogConfig, PeerConfig, PurgeConfig};
 use crate::units::{BYTE_UNITS, DURATION_UNITS, in_units};
 
-/// When another value counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Takes {
-    /// With a reload.
-    Reload,
-    /// When Varnish is started again.
-    Restart,
-}
-
-/// What the core is given anew.
-const CORE: Takes = Takes::Reload;
-/// What the engine reads once, at its start. A reload can give it to an engine that takes it later.
-const ENGINE: Takes = Takes::Restart;
-
-/// One key and its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Setting {
-    pub key: &'static str,
-    pub value: String,
-    pub takes: Takes,
-}
-
 /// A key whose value is another one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Change {
@@ -35,7 +13,6 @@ pub struct Change {
     pub key: &'static str,
     /// Its values before and after; of a list, what goes and what comes.
     pub what: String,
-    pub(crate) takes: Takes,
 }
 
 impl fmt::Display for Change {
@@ -47,9 +24,8 @@ impl fmt::Display for Change {
 /// Peers that a change names; of more, it says how many.
 const NAMED_MAX: usize = 8;
 
-/// All keys. Everything is named here without a `..`, so that a key that is new must be put into
-/// one of the two classes to compile.
-pub(crate) fn settings(config: &Config) -> Vec<Setting> {
+/// All keys and their values. Everything is named here without a `..`, so that no key is forgotten.
+fn settings(config: &Config) -> Vec<(&'static str, String)> {
     let Config {
         // Where it was read from is no setting.
         path: _,
@@ -99,63 +75,78 @@ pub(crate) fn settings(config: &Config) -> Vec<Setting> {
         socket_bytes,
     } = limits;
     let dns: Vec<String> = dns.iter().map(ToString::to_string).collect();
-    let (reload, restart) = (Takes::Reload, Takes::Restart);
-    let all = [
-        ("node.name", text(name), restart),
-        ("node.site", text(site), restart),
-        ("node.listen", text(listen), restart),
-        ("node.advertise", optional(advertise), restart),
-        ("fleet.name", text(fleet), restart),
-        ("fleet.key_file", optional(key_file), restart),
-        ("fleet.nodes_file", optional(nodes_file), reload),
-        ("fleet.nodes_port", optional(nodes_port), reload),
-        ("fleet.dns", text(&dns), reload),
-        ("fleet.dns_interval", duration(*dns_interval), reload),
-        ("peer", shown(peers).join(", "), reload),
-        ("purge.key_headers", text(key_headers), restart),
-        ("purge.bans_max", bans_max.to_string(), ENGINE),
-        ("purge.soft_rate", soft_rate.to_string(), ENGINE),
-        ("journal.dir", optional(dir), restart),
-        ("journal.bytes", bytes(*journal_bytes), restart),
-        ("journal.fsync", fsync.to_string(), restart),
-        ("journal.wait", duration(*wait), restart),
-        ("journal.require", require.to_string(), reload),
-        ("log.purges", purges.to_string(), reload),
-        ("limits.retention", duration(*retention), CORE),
-        ("limits.retention_bytes", bytes(*retention_bytes), CORE),
-        ("limits.round", duration(*round), CORE),
-        (
-            "limits.own_site_percent",
-            own_site_percent.to_string(),
-            CORE,
-        ),
-        ("limits.repair_bytes_peer", bytes(*repair_bytes_peer), CORE),
-        ("limits.repair_bytes_all", bytes(*repair_bytes_all), CORE),
-        ("limits.join_margin", duration(*join_margin), restart),
+    vec![
+        ("node.name", text(name)),
+        ("node.site", text(site)),
+        ("node.listen", text(listen)),
+        ("node.advertise", optional(advertise)),
+        ("fleet.name", text(fleet)),
+        ("fleet.key_file", optional(key_file)),
+        ("fleet.nodes_file", optional(nodes_file)),
+        ("fleet.nodes_port", optional(nodes_port)),
+        ("fleet.dns", text(&dns)),
+        ("fleet.dns_interval", duration(*dns_interval)),
+        ("peer", shown(peers).join(", ")),
+        ("purge.key_headers", text(key_headers)),
+        ("purge.bans_max", bans_max.to_string()),
+        ("purge.soft_rate", soft_rate.to_string()),
+        ("journal.dir", optional(dir)),
+        ("journal.bytes", bytes(*journal_bytes)),
+        ("journal.fsync", fsync.to_string()),
+        ("journal.wait", duration(*wait)),
+        ("journal.require", require.to_string()),
+        ("log.purges", purges.to_string()),
+        ("limits.retention", duration(*retention)),
+        ("limits.retention_bytes", bytes(*retention_bytes)),
+        ("limits.round", duration(*round)),
+        ("limits.own_site_percent", own_site_percent.to_string()),
+        ("limits.repair_bytes_peer", bytes(*repair_bytes_peer)),
+        ("limits.repair_bytes_all", bytes(*repair_bytes_all)),
+        ("limits.join_margin", duration(*join_margin)),
         (
             "limits.max_staleness",
             max_staleness.map_or_else(|| "off".into(), duration),
-            reload,
         ),
-        ("limits.replay_window", replay_window.to_string(), restart),
-        ("limits.apply_batch", apply_batch.to_string(), reload),
-        ("limits.socket_bytes", bytes(*socket_bytes as u64), restart),
-    ];
-    let setting = |(key, value, takes)| Setting { key, value, takes };
-    all.into_iter().map(setting).collect()
+        ("limits.replay_window", replay_window.to_string()),
+        ("limits.apply_batch", apply_batch.to_string()),
+        ("limits.socket_bytes", bytes(*socket_bytes as u64)),
+    ]
+}
+
+/// What a node that runs with `before` goes on with: of `after`, what can change while it runs. All else is read once, by
+/// the sockets, the journal, the core or the engine.
+pub(crate) fn merged(before: &Config, after: &Config) -> Config {
+    // Without a key and a socket there can be no peers.
+    let alone = before.key_file.is_none() || before.listen.is_empty();
+    let members = if alone { before } else { after };
+    Config {
+        peers: members.peers.clone(),
+        discovery: members.discovery.clone(),
+        journal: JournalConfig {
+            require: after.journal.require,
+            ..before.journal.clone()
+        },
+        log: after.log.clone(),
+        limits: Limits {
+            join_margin: before.limits.join_margin,
+            replay_window: before.limits.replay_window,
+            socket_bytes: before.limits.socket_bytes,
+            ..after.limits.clone()
+        },
+        ..before.clone()
+    }
 }
 
 /// What is other in `after`.
 pub(crate) fn changes(before: &Config, after: &Config) -> Vec<Change> {
     let pairs = settings(before).into_iter().zip(settings(after));
-    let other = pairs.filter(|(old, new)| old.value != new.value);
+    let other = pairs.filter(|((_, old), (_, new))| old != new);
     other
-        .map(|(old, new)| Change {
-            key: old.key,
-            takes: old.takes,
-            what: match old.key {
+        .map(|((key, old), (_, new))| Change {
+            key,
+            what: match key {
                 "peer" => turnover(&shown(&before.peers), &shown(&after.peers)),
-                _ => format!("{} -> {}", old.value, new.value),
+                _ => format!("{old} -> {new}"),
             },
         })
         .collect()
@@ -229,6 +220,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    /// When another value counts.
+    #[derive(Clone, Copy)]
+    enum Takes {
+        Reload,
+        Restart,
+    }
     use crate::parse::parse;
 
     fn read(text: &str) -> Result<Config, String> {
@@ -266,7 +264,7 @@ mod tests {
             }
         }
         let all = settings(&Config::single_node());
-        let known: BTreeSet<String> = all.iter().map(|s| s.key.to_owned()).collect();
+        let known: BTreeSet<String> = all.iter().map(|(key, _)| (*key).to_owned()).collect();
         assert_eq!(in_file, known);
         assert_eq!(all.len(), known.len(), "a key twice");
     }
@@ -343,13 +341,13 @@ mod tests {
                 "#purge",
                 "bans_max = 16",
                 "purge.bans_max: 10000 -> 16",
-                ENGINE,
+                Takes::Restart,
             ),
             (
                 "#purge",
                 "soft_rate = 16",
                 "purge.soft_rate: 10000 -> 16",
-                ENGINE,
+                Takes::Restart,
             ),
             (
                 "#journal",
@@ -391,32 +389,37 @@ mod tests {
                 "#limits",
                 "retention = '2h'",
                 "limits.retention: 1d -> 2h",
-                CORE,
+                Takes::Reload,
             ),
             (
                 "#limits",
                 "retention_bytes = '1MiB'",
                 "limits.retention_bytes: 256MiB -> 1MiB",
-                CORE,
+                Takes::Reload,
             ),
-            ("#limits", "round = '1s'", "limits.round: 250ms -> 1s", CORE),
+            (
+                "#limits",
+                "round = '1s'",
+                "limits.round: 250ms -> 1s",
+                Takes::Reload,
+            ),
             (
                 "#limits",
                 "own_site_percent = 0",
                 "limits.own_site_percent: 30 -> 0",
-                CORE,
+                Takes::Reload,
             ),
             (
                 "#limits",
                 "repair_bytes_peer = '5KiB'",
                 "limits.repair_bytes_peer: 128KiB -> 5KiB",
-                CORE,
+                Takes::Reload,
             ),
             (
                 "#limits",
                 "repair_bytes_all = '4097B'",
                 "limits.repair_bytes_all: 512KiB -> 4097B",
-                CORE,
+                Takes::Reload,
             ),
             (
                 "#limits",
@@ -450,13 +453,17 @@ mod tests {
             ),
         ] {
             let after = read(&base.replacen(mark, text, 1)).expect(text);
-            let changes = changes(&before, &after);
-            assert_eq!(changes.len(), 1, "{text}: {changes:?}");
-            assert_eq!(
-                (changes[0].to_string().as_str(), changes[0].takes),
-                (expected, takes)
-            );
-            told.insert(changes[0].key);
+            let all = changes(&before, &after);
+            assert_eq!(all.len(), 1, "{text}: {all:?}");
+            assert_eq!(all[0].to_string(), expected);
+            let merged = merged(&before, &after);
+            let [applied, pending] = match takes {
+                Takes::Reload => [&all[..], &[]],
+                Takes::Restart => [&[], &all[..]],
+            };
+            assert_eq!(changes(&before, &merged), applied, "{text}");
+            assert_eq!(changes(&merged, &after), pending, "{text}");
+            told.insert(all[0].key);
         }
         std::fs::remove_file(&keys).expect("its removal");
         // These two take a file of their own; the test above knows that they are there.
@@ -470,15 +477,11 @@ mod tests {
             },
             ..before.clone()
         };
-        let both: Vec<_> = changes(&before, &other)
-            .into_iter()
-            .map(|c| (c.key, c.takes))
-            .collect();
-        let restart = Takes::Restart;
-        assert_eq!(
-            both,
-            [("fleet.key_file", restart), ("purge.key_headers", restart)]
-        );
+        assert_eq!(merged(&before, &other), before);
+        assert_eq!(changes(&before, &other).len(), 2);
+        // Nothing goes into the clear, so peers take a restart where there is no key.
+        let single = Config::single_node();
+        assert_eq!(merged(&single, &before), single);
     }
 
     #[test]

@@ -123,6 +123,7 @@ pub(crate) fn prepare(
         journal_wait: config.journal.wait,
         keys: Mutex::new((key_ids, None)),
         config_error: Mutex::new(None),
+        config_pending: Mutex::new(None),
         latencies: Mutex::default(),
         samples: Mutex::default(),
         lost: Mutex::default(),

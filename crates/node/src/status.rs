@@ -100,6 +100,8 @@ pub struct Status {
     pub key_error: Option<String>,
     /// Why the cache would not start again with the configuration file as it is now; null if it would.
     pub config_error: Option<String>,
+    /// What the config file says and only a restart of Varnish changes; null if there is nothing.
+    pub config_pending: Option<String>,
     /// All counters, by name.
     pub counters: BTreeMap<&'static str, u64>,
     /// The latest notices, oldest first.
@@ -277,6 +279,7 @@ impl Status {
             keys,
             key_error,
             config_error: shared.config_error.lock().clone(),
+            config_pending: shared.config_pending.lock().clone(),
             counters,
             notices: Vec::new(),
         };

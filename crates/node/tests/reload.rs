@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{TempDir, TestNode, all_up, eventually, fleet, free_addresses, peers, said};
-use powderhorn_node::Config;
+use powderhorn_node::{Change, Config};
 
 /// A fleet that has met, and a configuration of its first node to change.
 fn started(dir: &TempDir, count: usize) -> (Vec<TestNode>, Vec<Config>) {
@@ -16,6 +16,10 @@ fn started(dir: &TempDir, count: usize) -> (Vec<TestNode>, Vec<Config>) {
     (nodes, configs)
 }
 
+fn keys(changes: &[Change]) -> Vec<&str> {
+    changes.iter().map(|change| change.key).collect()
+}
+
 #[test]
 fn a_reload_changes_what_it_can_at_once() {
     let dir = TempDir::new();
@@ -24,9 +28,12 @@ fn a_reload_changes_what_it_can_at_once() {
     let gone = config.peers.pop().unwrap();
     config.limits.apply_batch = 7;
     config.limits.round = Duration::from_millis(20);
-    let changes = nodes[0].node.reload(&config).unwrap();
-    let keys: Vec<_> = changes.iter().map(|change| change.key).collect();
-    assert_eq!(keys, ["peer", "limits.round", "limits.apply_batch"]);
+    let reload = nodes[0].node.reload(&config);
+    assert_eq!(reload.pending, []);
+    assert_eq!(
+        keys(&reload.applied),
+        ["peer", "limits.round", "limits.apply_batch"]
+    );
     // Without waiting for anybody.
     assert_eq!(peers(&nodes[0]).len(), 1);
     assert!(said(&nodes[0], "limits.apply_batch: 64 -> 7"));
@@ -42,41 +49,57 @@ fn a_reload_changes_what_it_can_at_once() {
     eventually("who is left", || nodes[1].knows(id));
     // The second still has the third, so the third gets it in the end.
     eventually("by gossip", || nodes[2].knows(id));
-    assert!(nodes[0].node.reload(&config).unwrap().is_empty());
+    assert!(nodes[0].node.reload(&config).is_empty());
 
     config.peers.push(gone);
-    nodes[0].node.reload(&config).unwrap();
+    nodes[0].node.reload(&config);
     eventually("back", || all_up(&nodes[0], 2));
     assert_eq!(nodes[0].counter("members_added"), 3);
 }
 
+/// In one edit: the new peer must not wait for a restart.
 #[test]
-fn a_reload_that_needs_a_restart_changes_nothing() {
+fn a_reload_applies_what_it_can_and_names_the_rest() {
     let dir = TempDir::new();
-    let (nodes, configs) = started(&dir, 2);
+    let (nodes, configs) = started(&dir, 3);
     let mut config = configs[0].clone();
     config.name = "other".into();
     config.fleet = "another".into();
-    config.peers.clear();
+    config.peers.pop();
     config.limits.apply_batch = 7;
-    let before = nodes[0].node.status().notices.len();
-    for _ in 0..2 {
-        let error = nodes[0].node.reload(&config).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "only a restart of Varnish changes node.name: \"node-0\" -> \"other\"; fleet.name: \
-             \"powderhorn\" -> \"another\""
-        );
-        assert!(nodes[0].node.changes(&config).is_err());
-    }
-    assert_eq!(*nodes[0].node.config(), configs[0]);
-    assert_eq!(nodes[0].node.status().notices.len(), before);
+    let asked = nodes[0].node.changes(&config);
+    assert_eq!(
+        *nodes[0].node.config(),
+        configs[0],
+        "asking changes nothing"
+    );
+    let reload = nodes[0].node.reload(&config);
+    assert_eq!(reload, asked);
+    assert_eq!(keys(&reload.applied), ["peer", "limits.apply_batch"]);
+    assert_eq!(keys(&reload.pending), ["node.name", "fleet.name"]);
+    let expected = Config {
+        peers: config.peers.clone(),
+        limits: config.limits.clone(),
+        ..configs[0].clone()
+    };
+    assert_eq!(*nodes[0].node.config(), expected);
     assert!(all_up(&nodes[0], 1));
-    // Asking changes nothing either.
-    config = configs[0].clone();
-    config.peers.clear();
-    assert_eq!(nodes[0].node.changes(&config).unwrap().len(), 1);
-    assert!(all_up(&nodes[0], 1));
+    // For as long as it is so, and said once.
+    let told = "only a restart of Varnish changes node.name: \"node-0\" -> \"other\"; fleet.name: \
+                \"powderhorn\" -> \"another\"";
+    assert!(nodes[0].node.reload(&config).applied.is_empty());
+    let status = nodes[0].node.status();
+    assert_eq!(status.config_pending.as_deref(), Some(told));
+    assert!(
+        !status.ok && status.verdict.starts_with(told),
+        "{}",
+        status.verdict
+    );
+    let notices = status.notices.iter();
+    let notices = notices.filter(|notice| notice.text.contains(told)).count();
+    assert_eq!(notices, 1);
+    assert!(nodes[0].node.reload(&expected).is_empty());
+    assert_eq!(nodes[0].node.status().config_pending, None);
 }
 
 /// A mistake that the running node tolerates would have kept the cache down when its process died.
@@ -120,12 +143,10 @@ fn a_config_file_that_no_start_could_use_is_told_until_it_is_mended() {
             .is_some_and(|error| error.contains("other.key"))
     });
     common::write_keys(&other, &[1]);
-    eventually("mended", || begins("ok: "));
+    eventually("mended", || {
+        begins("only a restart of Varnish changes fleet.key_file")
+    });
     assert!(said(&node, "n.toml can be used again"));
-    assert!(said(
-        &node,
-        "only a restart of Varnish changes fleet.key_file"
-    ));
 
     std::fs::remove_file(&path).unwrap();
     eventually("gone", || status().config_error.is_some());
@@ -139,7 +160,7 @@ fn a_changed_site_takes_effect_and_a_changed_name_is_shown() {
     let (nodes, configs) = started(&dir, 2);
     let mut config = configs[0].clone();
     config.peers[0].name = "renamed".into();
-    nodes[0].node.reload(&config).unwrap();
+    nodes[0].node.reload(&config);
     let status = nodes[0].node.status();
     assert_eq!(
         (&*status.peers[0].name, status.peers[0].state),
@@ -147,7 +168,7 @@ fn a_changed_site_takes_effect_and_a_changed_name_is_shown() {
     );
     let challenges = nodes[0].counter("challenges");
     config.peers[0].site = config.site.clone();
-    nodes[0].node.reload(&config).unwrap();
+    nodes[0].node.reload(&config);
     assert_eq!(nodes[0].node.status().peers[0].site, config.site);
     eventually("met again", || all_up(&nodes[0], 1));
     assert!(
@@ -171,8 +192,8 @@ fn a_peer_whose_name_is_not_known_is_called_by_its_address() {
         peers: Vec::new(),
         ..config.clone()
     };
-    nodes[0].node.reload(&without).unwrap();
-    nodes[0].node.reload(&config).unwrap();
+    nodes[0].node.reload(&without);
+    nodes[0].node.reload(&config);
     eventually("it says how it is", || {
         nodes[0].node.status().reach.known == 2
     });
@@ -207,8 +228,8 @@ fn peers_come_and_go_under_load() {
             (0..3_000).map(issue).collect()
         });
         while !load.is_finished() {
-            nodes[0].node.reload(&without).unwrap();
-            nodes[0].node.reload(&configs[0]).unwrap();
+            nodes[0].node.reload(&without);
+            nodes[0].node.reload(&configs[0]);
         }
         load.join().unwrap()
     });

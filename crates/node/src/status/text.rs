@@ -139,6 +139,7 @@ impl Status {
         if let Some(error) = &self.config_error {
             troubles.push(format!("the cache would not start again: {error}"));
         }
+        troubles.extend(self.config_pending.clone());
     }
 
     /// What does not work elsewhere, as far as is heard.
