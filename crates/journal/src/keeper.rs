@@ -4,14 +4,13 @@ use std::collections::BTreeSet;
 use std::io;
 use std::sync::atomic::Ordering;
 
-use powderhorn_protocol::Expired;
 use powderhorn_protocol::id::{MessageId, StreamId};
 use powderhorn_protocol::store::Held;
 use powderhorn_protocol::time::Time;
 
 use crate::batch::{BLOCK_BYTES, BatchWriter};
 use crate::clock::Anchor;
-use crate::expired;
+use crate::expired::{self, Gone};
 use crate::files::Kind;
 use crate::footer::{Block, Footer, StreamBlocks};
 use crate::format;
@@ -30,24 +29,24 @@ const WRITE_BYTES: usize = 1 << 20;
 
 /// Works until it is told to end.
 pub fn run(shared: &Shared) {
-    let mut noted = Vec::new();
+    let mut noted = Gone::default();
     loop {
-        let (number, sweep, expired, stop) = {
+        let (number, sweep, gone, stop) = {
             let mut jobs = shared.jobs.lock();
-            while jobs.seal.is_empty() && !jobs.sweep && jobs.expired.is_none() && !jobs.stop {
+            while jobs.seal.is_empty() && !jobs.sweep && jobs.gone.is_none() && !jobs.stop {
                 shared.jobs_wake.wait(&mut jobs);
             }
             (
                 jobs.seal.pop_front(),
                 std::mem::take(&mut jobs.sweep),
-                jobs.expired.take(),
+                jobs.gone.take(),
                 jobs.stop,
             )
         };
         // Before the last of what it tells of is removed.
-        if let Some(expired) = expired.filter(|expired| *expired != noted) {
-            if note_expired(shared, &expired) {
-                noted = expired;
+        if let Some(gone) = gone.filter(|gone| *gone != noted) {
+            if note_expired(shared, &gone) {
+                noted = gone;
             }
         }
         if stop {
@@ -64,12 +63,12 @@ pub fn run(shared: &Shared) {
 }
 
 /// Writes what has expired; whether that was possible. A disk that fails has failed without that, too.
-fn note_expired(shared: &Shared, expired: &[Expired]) -> bool {
+fn note_expired(shared: &Shared, gone: &Gone) -> bool {
     if shared.lock.lock().is_none() || shared.stopping() == Stop::Abandon {
         return false;
     }
     let anchor = shared.conversion.anchor(&*shared.options.clock);
-    let written = expired::write(&shared.files, &anchor, expired);
+    let written = expired::write(&shared.files, &anchor, gone);
     if let Err(error) = &written {
         count(&shared.counts.write_errors, 1);
         let dir = shared.files.dir().display();

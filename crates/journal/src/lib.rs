@@ -48,6 +48,7 @@ use std::time::Duration;
 use powderhorn_protocol::Expired;
 use powderhorn_protocol::id::StreamId;
 use powderhorn_protocol::ranges::RangeSet;
+use powderhorn_protocol::time::Time;
 
 pub use crate::clock::{Clock, SystemClock, WALL_GRACE};
 pub use crate::files::{Faults, Op};
@@ -130,6 +131,9 @@ pub struct Recovered {
     pub streams: BTreeMap<StreamId, RangeSet>,
     /// What had expired by then, but for the last minute.
     pub expired: Vec<Expired>,
+    /// When the youngest message was born, about, for which there was no room by then, but for the last minute, or
+    /// there is none now.
+    pub evicted_born: Option<Time>,
     /// Places in files that were damaged, footers and whole files included.
     pub damaged: u64,
     /// Bytes at the ends of logs that were never finished.

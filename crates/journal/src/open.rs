@@ -38,6 +38,8 @@ pub struct Loading {
     files: BTreeMap<u64, Loaded>,
     /// Files that cannot be read: they take room all the same.
     unreadable: BTreeSet<u64>,
+    /// For what was removed for want of room: the boot of each segment, and its last birth.
+    pub evicted: Vec<([u8; 16], Time)>,
     /// The largest number of all files.
     last: u64,
     pub recovered: Recovered,
@@ -233,7 +235,12 @@ impl Loading {
                 return;
             }
             log::info!("journal: {} goes, as less may be held now", path.display());
-            self.files.remove(&number);
+            if let Some(Loaded::Segment { footer, .. }) = self.files.remove(&number) {
+                let blocks = footer.streams.iter().flat_map(|entry| &entry.blocks);
+                let born = blocks.map(Block::born_max).max();
+                let boot_id = footer.anchor.boot_id;
+                self.evicted.extend(born.map(|born| (boot_id, born)));
+            }
             self.disk_bytes = self.disk_bytes.saturating_sub(bytes);
         }
     }
@@ -252,6 +259,9 @@ impl Loading {
             log: None,
         };
         let mut recovered = self.recovered;
+        let evicted = self.evicted.iter();
+        let evicted = evicted.map(|(boot_id, born)| conversion.born_before(boot_id, *born));
+        recovered.evicted_born = evicted.max();
         let held = &mut recovered.streams;
         let index = &mut start.index;
         for (number, loaded) in self.files {

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use powderhorn_protocol::Expired;
 use powderhorn_protocol::id::MessageId;
 use powderhorn_protocol::store::Held;
 
 use crate::clock::Conversion;
+use crate::expired::Gone;
 use crate::files::{Files, Kind};
 use crate::index::Index;
 use crate::messages::estimate;
@@ -83,8 +83,8 @@ pub struct Progress {
 pub struct Jobs {
     pub seal: std::collections::VecDeque<u64>,
     pub sweep: bool,
-    /// What has expired, to be written.
-    pub expired: Option<Vec<Expired>>,
+    /// What has expired, and what there was no room for, to be written.
+    pub gone: Option<Gone>,
     pub stop: bool,
 }
 
@@ -397,9 +397,9 @@ impl Shared {
         }
     }
 
-    /// Has it written what has expired.
-    pub fn note_expired(&self, expired: Vec<Expired>) {
-        self.jobs.lock().expired = Some(expired);
+    /// Has it written what has expired, and what there was no room for.
+    pub fn note_expired(&self, gone: Gone) {
+        self.jobs.lock().gone = Some(gone);
         self.jobs_wake.notify_one();
     }
 

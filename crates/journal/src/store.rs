@@ -13,6 +13,7 @@ use powderhorn_protocol::store::{Fetch, Held, Lost, Store};
 use powderhorn_protocol::time::Time;
 
 use crate::clock::{Anchor, Conversion};
+use crate::expired::Gone;
 use crate::files::{Files, Kind};
 use crate::format::{self, HEADER_BYTES};
 use crate::open::Loading;
@@ -75,30 +76,34 @@ impl Journal {
         // A directory that comes late may have files in it, which are not to be overwritten.
         let late = loading.is_none();
         let mut loading = loading.unwrap_or_default();
-        loading.evict(&files, options.bytes_max);
         let now = Anchor::at_start(&*options.clock);
         let mut conversion = Conversion::new(now, options.retention);
         loading.note_anchors(&mut conversion);
-        let expired = if late {
+        loading.evict(&files, options.bytes_max);
+        let gone = if late {
             Ok(None)
         } else {
             expired::read(&files)
         };
-        if let Ok(Some((anchor, _))) = &expired {
+        if let Ok(Some((anchor, _))) = &gone {
             conversion.note(anchor);
         }
         if !late && conversion.has_earlier_boots() {
             conversion.set_since(since::first_start(&files, &now));
         }
         let disk_bytes = loading.disk_bytes;
+        let evicted = loading.evicted.len() as u64;
         let (mut start, mut recovered) =
             loading.build(&conversion, options.tail_bytes(), options.cache_bytes);
-        match expired {
-            Ok(Some((anchor, mut all))) => {
-                for expired in &mut all {
-                    expired.born = conversion.born_before(&anchor.boot_id, expired.born);
+        match gone {
+            Ok(Some((anchor, mut gone))) => {
+                let born = |born| conversion.born_before(&anchor.boot_id, born);
+                let evicted_born = gone.evicted_born.map(born);
+                recovered.evicted_born = recovered.evicted_born.max(evicted_born);
+                for expired in &mut gone.expired {
+                    expired.born = born(expired.born);
                 }
-                recovered.expired = all;
+                recovered.expired = gone.expired;
             }
             Ok(None) => {}
             Err(error) => {
@@ -125,6 +130,7 @@ impl Journal {
         let shared = Shared::new(options, files, conversion, start.index, lock);
         count(&shared.counts.disk_bytes, disk_bytes);
         count(&shared.counts.damaged, recovered.damaged);
+        count(&shared.counts.segments_evicted, evicted);
         let log = match (failed, start.log) {
             (Some(error), _) => Err(error),
             (None, Some((number, whole))) => reopen(&shared, number, whole),
@@ -208,9 +214,13 @@ impl Journal {
         self.handle.shared.store_stamp(stamp)
     }
 
-    /// Has it noted what has expired here of all streams, in place of what was noted before. Waits for no disk.
-    pub fn note_expired(&self, expired: Vec<Expired>) {
-        self.handle.shared.note_expired(expired);
+    /// Has it noted what has expired here of all streams, and when the youngest message was born for which there was no
+    /// room, in place of what was noted before. Waits for no disk.
+    pub fn note_expired(&self, expired: Vec<Expired>, evicted_born: Option<Time>) {
+        self.handle.shared.note_expired(Gone {
+            expired,
+            evicted_born,
+        });
     }
 
     /// Writes what is queued and ends; whether that was done within `timeout`. What was not, still will be.

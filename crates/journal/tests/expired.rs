@@ -30,11 +30,11 @@ fn file(dir: &Dir) -> std::path::PathBuf {
 }
 
 /// A life that notes this and is killed.
-fn note(options: &Options, dir: &Dir, expired: Vec<Expired>) {
+fn note(options: &Options, dir: &Dir, expired: Vec<Expired>, evicted_born: Option<Time>) {
     let (mut store, journal, _) = Journal::open(options.clone()).unwrap();
     store.insert(id(9, 1), message(id(9, 1), options.clock.boot()));
     write(&journal);
-    journal.note_expired(expired);
+    journal.note_expired(expired, evicted_born);
     until("it is noted", || file(dir).exists());
     journal.kill();
 }
@@ -61,14 +61,23 @@ fn what_has_expired_is_told_to_the_next_life() {
     let dir = Dir::new();
     let (options, clock) = with_clock(&dir);
     let expired = some(clock.boot());
-    note(&options, &dir, expired.clone());
-    assert_eq!(recovered(&options).expired, expired);
+    let evicted_born = Some(clock.boot() - 7_000 * SECOND);
+    note(&options, &dir, expired.clone(), evicted_born);
+    let found = recovered(&options);
+    assert_eq!(
+        (found.expired, found.evicted_born),
+        (expired.clone(), evicted_born)
+    );
     // What is noted later replaces it, also when the node ends as it should.
     let (store, journal, _) = Journal::open(options.clone()).unwrap();
-    journal.note_expired(expired[..1].to_vec());
+    journal.note_expired(expired[..1].to_vec(), None);
     assert!(journal.shutdown(10 * SECOND));
     drop((store, journal));
-    assert_eq!(recovered(&options).expired, expired[..1]);
+    let found = recovered(&options);
+    assert_eq!(
+        (&found.expired[..], found.evicted_born),
+        (&expired[..1], None)
+    );
 }
 
 /// A birth that is taken for younger than it is would have others flush.
@@ -81,7 +90,7 @@ fn after_a_reboot_it_is_older_by_the_time_that_the_machine_was_down() {
         all.iter().map(|expired| now.since(expired.born)).collect()
     };
     let expected = ages(clock.boot(), &before);
-    note(&options, &dir, before);
+    note(&options, &dir, before, Some(clock.boot() - 7_000 * SECOND));
     // Nothing else of that boot is left.
     for path in dir.files("log").into_iter().chain(dir.files("seg")) {
         std::fs::remove_file(path).unwrap();
@@ -96,6 +105,8 @@ fn after_a_reboot_it_is_older_by_the_time_that_the_machine_was_down() {
     for (found, expected) in found.into_iter().zip(expected) {
         assert!(found >= expected + down && found < expected + down + 60 * SECOND);
     }
+    let evicted = clock.boot().since(recovered.evicted_born.unwrap());
+    assert_eq!(evicted, 7_000 * SECOND + down);
 }
 
 /// Messages are written all the same.
@@ -108,13 +119,13 @@ fn a_disk_that_fails_on_it_is_counted_and_nothing_else() {
     };
     let (mut store, journal, _) = Journal::open(options.clone()).unwrap();
     disk.fail(&[(Op::Rename, 5)]);
-    journal.note_expired(some(options.clock.boot()));
+    journal.note_expired(some(options.clock.boot()), None);
     until("it is counted", || journal.counters().write_errors == 1);
     store.insert(id(9, 1), message(id(9, 1), options.clock.boot()));
     write(&journal);
     assert_eq!(journal.state(), State::Ok);
     disk.fail(&[]);
-    journal.note_expired(some(options.clock.boot()));
+    journal.note_expired(some(options.clock.boot()), None);
     until("it is noted", || file(&dir).exists());
 }
 
@@ -122,7 +133,7 @@ fn a_disk_that_fails_on_it_is_counted_and_nothing_else() {
 fn damage_costs_this_and_nothing_else() {
     let dir = Dir::new();
     let (options, clock) = with_clock(&dir);
-    note(&options, &dir, some(clock.boot()));
+    note(&options, &dir, some(clock.boot()), Some(clock.boot()));
     let whole = std::fs::read(file(&dir)).unwrap();
     for at in 0..whole.len() {
         let mut bytes = whole.clone();
@@ -131,6 +142,7 @@ fn damage_costs_this_and_nothing_else() {
             std::fs::write(file(&dir), bytes).unwrap();
             let recovered = recovered(&options);
             assert_eq!((recovered.expired, recovered.damaged), (vec![], 1));
+            assert_eq!(recovered.evicted_born, None);
         }
     }
     // More than there can be is not read.

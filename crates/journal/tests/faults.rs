@@ -358,17 +358,20 @@ fn a_bound_that_is_lowered_costs_the_oldest_and_says_so() {
     until("one log", || dir.files("log").len() == 1);
     drop((store, journal));
     assert!(dir.bytes() > Options::BYTES_MIN);
-    let (mut store, _journal, recovered) = Journal::open(Options {
+    let (mut store, journal, recovered) = Journal::open(Options {
         bytes_max: Options::BYTES_MIN,
         ..options(&dir)
     })
     .unwrap();
     assert!(dir.bytes() <= Options::BYTES_MIN);
+    assert!(journal.counters().segments_evicted > 3);
     let held = &recovered.streams[&stream(1)];
     assert!(held.first() > Some(1) && held.last() == Some(130_000));
     let first = held.first().unwrap();
     assert!(get(&mut store, id(1, first)).is_some());
     assert_eq!(get(&mut store, id(1, first - 1)), None);
+    let evicted = recovered.evicted_born.unwrap();
+    assert_eq!(evicted, Time::from_us(first as i64 - 1));
 }
 
 #[test]

@@ -186,11 +186,15 @@ pub struct JournalStatus {
 }
 
 impl Shared {
-    /// Has the journal note what has expired, for the node's next life.
+    /// Has the journal note what has expired, and what there was no room for, for the node's next life.
     pub(crate) fn note_expired(&self) {
         if let Some(journal) = &self.journal {
-            let expired = self.core.lock().expired(sys::boot_clock()).collect();
-            journal.note_expired(expired);
+            let core = self.core.lock();
+            let now = sys::boot_clock();
+            let expired = core.expired(now).collect();
+            let evicted_born = core.evicted_born(now);
+            drop(core);
+            journal.note_expired(expired, evicted_born);
         }
     }
 }

@@ -91,6 +91,7 @@ pub(crate) fn prepare(
     }
     let expired = recovered.expired.iter();
     expired.for_each(|expired| core.restore_expired(expired));
+    core.restore_evicted(recovered.evicted_born);
     let locals = sockets.iter().map(|socket| socket.local).collect();
     let info = |socket: &Arc<Socket>| SocketInfo {
         local: socket.local,

@@ -173,7 +173,7 @@ fn what_has_expired_is_told_from_life_to_life() {
     {
         let (_store, journal, recovered) = Journal::open(options.clone()).unwrap();
         assert_eq!(recovered.expired, []);
-        journal.note_expired(vec![expired]);
+        journal.note_expired(vec![expired], None);
         assert!(journal.shutdown(Duration::from_secs(10)));
     }
     let path = options.dir.join("expired");
@@ -228,6 +228,45 @@ fn what_is_older_than_the_cache_does_not_wait_for_it() {
     assert_eq!((status.held, status.ready, status.in_flight), (3_000, 0, 0));
     assert!(status.ok, "{}", status.verdict);
     assert_eq!(node.record.count(), 0);
+}
+
+/// A node whose journal was full told of its full retention after a restart, until it had to evict again.
+#[test]
+fn what_there_was_no_room_for_is_told_from_life_to_life() {
+    let dir = TempDir::new();
+    let (mut first, second) = pair(&dir);
+    first.journal.bytes = Options::BYTES_MIN;
+    let other = TestNode::start(second);
+    let told_there = || {
+        let peers = other.node.status().peers;
+        peers[0].news.as_ref().and_then(|news| news.retention_ms)
+    };
+    let node = TestNode::start(first.clone());
+    let began = std::time::Instant::now();
+    for n in 0..100_000 {
+        node.purge(n);
+    }
+    eventually("told", || node.node.status().reach.retention_ms.is_some());
+    node.stop();
+    // Now there is room, but what went is gone, also for the life after the next.
+    first.journal.bytes = 64 << 20;
+    for _ in 0..2 {
+        let node = TestNode::start(first.clone());
+        let told = node.node.status().reach.retention_ms;
+        assert!(
+            told.is_some_and(|ms| u128::from(ms) <= began.elapsed().as_millis()),
+            "{told:?}"
+        );
+        all_met(std::slice::from_ref(&node));
+        eventually("told there", || told_there() >= told);
+        assert_eq!(node.counter("evicted"), 0);
+        node.stop();
+    }
+    // What would have expired by now says nothing any more.
+    first.limits.retention = Duration::from_secs(1);
+    std::thread::sleep(first.limits.retention);
+    let node = TestNode::start(first);
+    assert_eq!(node.node.status().reach.retention_ms, None);
 }
 
 /// After an upgrade, say. What that version has left is not touched, so there is a way back.

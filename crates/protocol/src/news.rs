@@ -323,8 +323,6 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
         }
         let age_ms = |time: Time| now.since(time).as_millis() as u64;
-        let evicted = self.news.evicted_born.map(age_ms);
-        let retention_ms = self.config.retention.as_millis() as u64;
         let unsupported = if unsupported {
             Standing::UNSUPPORTED
         } else {
@@ -337,7 +335,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             complete_ms: complete.map(age_ms),
             nodes,
             lacking,
-            retention_ms: evicted.filter(|ms| *ms < retention_ms),
+            retention_ms: self.evicted_born(now).map(age_ms),
             earlier: self.earlier(),
         }
     }

@@ -255,6 +255,18 @@ impl<S: Store, R: RngCore> Core<S, R> {
         stream.top = stream.top.max(below - 1);
         stream.last_born = stream.last_born.max(Some(expired.born));
     }
+
+    /// When the youngest message was born, about, that was dropped for want of room, until that would have expired as
+    /// well.
+    pub fn evicted_born(&self, now: Time) -> Option<Time> {
+        let evicted = self.news.evicted_born;
+        evicted.filter(|born| now.since(*born) < self.config.retention)
+    }
+
+    /// Tells that an earlier life of this node had no room for what was born up to `born`.
+    pub fn restore_evicted(&mut self, born: Option<Time>) {
+        self.news.evicted_born = self.news.evicted_born.max(born);
+    }
 }
 
 /// Takes what is held of a stream below `below` out of the store; how many that were.

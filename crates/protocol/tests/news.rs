@@ -405,6 +405,10 @@ fn too_little_room_is_told() {
     let views = views(&fleet, 1);
     let view = views.iter().find(|view| view.node == node_id(0));
     assert!(view.is_some_and(|view| view.standing.retention_ms.is_some()));
+    // The next life goes on to tell it, for what went is gone.
+    fleet.restart_with_journal(0);
+    let again = fleet.nodes[0].core.standing(fleet.now).retention_ms;
+    assert_eq!(again, Some(told));
 }
 
 #[test]

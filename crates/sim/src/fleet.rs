@@ -123,10 +123,12 @@ struct Node {
     heard: Time,
 }
 
+#[derive(Default)]
 struct Disk {
     store: MemoryStore,
     held: Vec<(StreamId, RangeSet)>,
     expired: Vec<Expired>,
+    evicted_born: Option<Time>,
 }
 
 /// A message, as the checker sees it.
@@ -301,10 +303,7 @@ impl Fleet {
             },
         };
         node.last_stamp = identity.stamp;
-        let (store, held, expired) = match node.disk.take() {
-            Some(disk) => (disk.store, disk.held, disk.expired),
-            None => (MemoryStore::new(), Vec::new(), Vec::new()),
-        };
+        let disk = node.disk.take().unwrap_or_default();
         let here = now + node.spec.boot_ahead;
         let mut config = node.spec.config.clone();
         match self.planted {
@@ -312,11 +311,13 @@ impl Fleet {
             Some(Bug::LongMemory) => config.retention *= 2,
             _ => {}
         }
-        let mut core = Core::new(identity, config, store, rng, here, here);
-        for (stream, held) in &held {
+        let mut core = Core::new(identity, config, disk.store, rng, here, here);
+        for (stream, held) in &disk.held {
             core.restore(*stream, held);
         }
-        expired.iter().for_each(|all| core.restore_expired(all));
+        let expired = disk.expired.iter();
+        expired.for_each(|all| core.restore_expired(all));
+        core.restore_evicted(disk.evicted_born);
         node.core = Some(core);
         node.cache_started = now;
         node.flushed = None;
@@ -353,6 +354,7 @@ impl Fleet {
             node.disk = Some(Disk {
                 held: views.collect(),
                 expired: core.expired(now + node.spec.boot_ahead).collect(),
+                evicted_born: core.evicted_born(now + node.spec.boot_ahead),
                 store: core.into_store(),
             });
         } else {

@@ -347,6 +347,7 @@ impl Fleet {
             .map(|stream| (stream.id, stream.held.clone()))
             .collect();
         let expired: Vec<Expired> = self.nodes[index].core.expired(self.now).collect();
+        let evicted_born = self.nodes[index].core.evicted_born(self.now);
         self.stop(index);
         let (config, now) = (self.nodes[index].config.clone(), self.now);
         let placeholder = make_core(99, index, 777, &config, now, now);
@@ -354,6 +355,7 @@ impl Fleet {
         self.start_with_store(index, old.into_store(), &kept);
         let core = &mut self.nodes[index].core;
         expired.iter().for_each(|all| core.restore_expired(all));
+        core.restore_evicted(evicted_born);
     }
 
     /// Starts a stopped node again over the cache that it had: a cache that outlives the process
