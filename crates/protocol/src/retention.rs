@@ -142,7 +142,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 if let Some(born) = stream.last_born.filter(|_| left.is_none()) {
                     stream.note_older(below, born);
                 }
-                self.news.evicted_born = self.news.evicted_born.max(left);
+                self.news.evicted_born = self.news.evicted_born.max(left.or(stream.last_born));
                 oldest.extend(left.map(|born| Reverse((born, id))));
             }
         }
@@ -364,5 +364,49 @@ mod tests {
         });
         core.expire(now);
         assert_eq!(core.standing(now).retention_ms, Some(14_000));
+    }
+
+    /// With many nodes, each of which issues little, whole streams go, and the full retention was told.
+    #[test]
+    fn streams_that_go_as_a_whole_are_told_of() {
+        let identity = Identity {
+            node: NodeId(1),
+            instance: 1,
+            stamp: 1,
+        };
+        let begin = Time::from_us(0);
+        let held = RangeSet::from_iter([1..=1]);
+        let mut store = MemoryStore::new();
+        let streams = (2..102).map(|node| StreamId {
+            node: NodeId(node),
+            epoch: crate::id::Epoch {
+                stamp: 1,
+                random: 1,
+            },
+        });
+        for (stream, age) in streams.clone().zip((3_601..=3_700).rev()) {
+            let message = Held {
+                born: begin - Duration::from_secs(age),
+                issued_ms: 0,
+                purge: Purge::Everything,
+            };
+            store.insert(MessageId { stream, seq: 1 }, message);
+        }
+        let config = Config {
+            retention_bytes: store.bytes() / 2,
+            ..Config::default()
+        };
+        let mut core = Core::new(
+            identity,
+            config,
+            store,
+            StdRng::seed_from_u64(1),
+            begin,
+            begin,
+        );
+        streams.for_each(|stream| core.restore(stream, &held));
+        core.expire(begin);
+        assert_eq!(core.stats.evicted, 50);
+        assert_eq!(core.standing(begin).retention_ms, Some(3_651_000));
     }
 }
