@@ -20,6 +20,9 @@ use crate::sys;
 /// How long the end of a node waits for the disk.
 pub(crate) const SHUTDOWN_WAIT: Duration = Duration::from_millis(200);
 
+/// How often it is noted what has expired.
+pub(crate) const NOTE_EXPIRED: Duration = Duration::from_secs(60);
+
 /// Where messages are held.
 pub(crate) enum NodeStore {
     Memory(MemoryStore),

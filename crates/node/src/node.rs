@@ -143,6 +143,8 @@ pub(crate) struct Shared {
     pub applied_until: AtomicI64,
     /// How long an answer waits for the journal.
     pub journal_wait: Duration,
+    /// How often it is told what has expired.
+    pub note_expired_every: Duration,
     /// Ids of the keys in use, and why a changed key file is not used, if so.
     pub keys: Mutex<(Vec<String>, Option<String>)>,
     /// Why the configuration file could not be used by the next start, if so.
@@ -345,6 +347,18 @@ impl Node {
     ) -> Result<Node, StartError> {
         let (shared, key_file) = prepare(config, cache_uptime, lookup::system())?;
         shared.egress.sender.lock().filter = Some(filter);
+        Self::run(shared, key_file)
+    }
+
+    /// The same, with a journal that is told of what has expired as often as this, but once a second at most.
+    #[cfg(feature = "test-hooks")]
+    pub fn start_noting(
+        config: Config,
+        cache_uptime: Duration,
+        every: Duration,
+    ) -> Result<Node, StartError> {
+        let (mut shared, key_file) = prepare(config, cache_uptime, lookup::system())?;
+        shared.note_expired_every = every;
         Self::run(shared, key_file)
     }
 

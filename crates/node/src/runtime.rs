@@ -35,8 +35,6 @@ const SEND_BATCH: usize = 64;
 const STOP_SEND_MAX: usize = 4_096;
 /// How often the key file, the configuration file and the kernel's counters are looked at.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
-/// How often it is noted what has expired.
-const NOTE_EXPIRED: Duration = Duration::from_secs(60);
 /// The runtime is started anew after a panic, so often; beyond, the node only applies what it has
 /// and says in its status that it is deaf.
 const PANICS_MAX: u32 = 16;
@@ -427,7 +425,7 @@ impl Runtime {
         self.note_alone();
         self.take_sample();
         let shared = &self.shared;
-        if self.note_expired_at.elapsed() >= NOTE_EXPIRED {
+        if self.note_expired_at.elapsed() >= shared.note_expired_every {
             self.note_expired_at = Instant::now();
             shared.note_expired();
         }

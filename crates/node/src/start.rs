@@ -122,6 +122,7 @@ pub(crate) fn prepare(
         applied_until: AtomicI64::new(now.as_us()),
         journal,
         journal_wait: config.journal.wait,
+        note_expired_every: journal::NOTE_EXPIRED,
         keys: Mutex::new((key_ids, None)),
         config_error: Mutex::new(None),
         config_pending: Mutex::new(None),

@@ -190,7 +190,14 @@ fn what_has_expired_is_told_from_life_to_life() {
         node.stop();
         assert!(path.exists());
     }
-    let (_store, _journal, recovered) = Journal::open(options).unwrap();
+    // A life may end so that it can note nothing any more.
+    let node = TestNode::start_noting(first);
+    std::fs::remove_file(&path).unwrap();
+    eventually("noted", || path.exists());
+    let crashed = dir.0.join("crashed");
+    copy(&options.dir, &crashed);
+    node.stop();
+    let (_store, _journal, recovered) = Journal::open(Options::new(crashed)).unwrap();
     assert_eq!(recovered.expired, [expired]);
 }
 

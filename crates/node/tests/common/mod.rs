@@ -95,6 +95,12 @@ impl TestNode {
         Self::lend_thread(node.unwrap(), |cache| cache)
     }
 
+    /// With a journal that is told each second what has expired.
+    pub fn start_noting(config: Config) -> TestNode {
+        let node = Node::start_noting(config, Duration::from_secs(3_600), Duration::ZERO);
+        Self::lend_thread(node.unwrap(), |cache| cache)
+    }
+
     /// With somebody else to look names up.
     pub fn start_resolving(config: Config, resolver: Resolver) -> TestNode {
         let node = Node::start_resolving(config, Duration::from_secs(3_600), resolver);
