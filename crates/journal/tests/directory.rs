@@ -8,29 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::{
-    Dir, SECOND, TestDisk, get, id, insert, message, open, options, stream, until, write,
+    Dir, SECOND, TestDisk, fill, get, id, insert, message, open, options, stream, until, write,
 };
 use powderhorn_journal::{Clock, Journal, JournalStore, Op, Options, State, SystemClock, Wait};
 use powderhorn_protocol::ranges::RangeSet;
 use powderhorn_protocol::store::Store;
 
 const EACCES: i32 = 13;
-
-/// Inserts messages of one stream as fast as the keeper takes them.
-fn fill(
-    store: &mut JournalStore,
-    journal: &Journal,
-    dir: &Dir,
-    seqs: std::ops::RangeInclusive<u64>,
-) {
-    for seq in seqs {
-        store.insert(id(1, seq), message(id(1, seq), SystemClock.boot()));
-        if seq % 500 == 0 {
-            write(journal);
-            until("few logs", || dir.files("log").len() <= 3);
-        }
-    }
-}
 
 /// Somebody has taken the right to change the directory away. Each append found that it is too large, and gave
 /// up all segments one by one, none of which could be removed.

@@ -167,7 +167,6 @@ pub fn message(id: MessageId, born: Time) -> Held {
     }
 }
 
-/// Asks until the store has an answer.
 /// Inserts messages of a stream, born now.
 pub fn insert(store: &mut impl Store, n: u64, seqs: std::ops::RangeInclusive<u64>) {
     for seq in seqs {
@@ -175,6 +174,23 @@ pub fn insert(store: &mut impl Store, n: u64, seqs: std::ops::RangeInclusive<u64
     }
 }
 
+/// Inserts messages of one stream as fast as the keeper takes them.
+pub fn fill(
+    store: &mut JournalStore,
+    journal: &Journal,
+    dir: &Dir,
+    seqs: std::ops::RangeInclusive<u64>,
+) {
+    for seq in seqs {
+        store.insert(id(1, seq), message(id(1, seq), SystemClock.boot()));
+        if seq % 500 == 0 {
+            write(journal);
+            until("few logs", || dir.files("log").len() <= 3);
+        }
+    }
+}
+
+/// Asks until the store has an answer.
 pub fn get(store: &mut JournalStore, id: MessageId) -> Option<Held> {
     let started = Instant::now();
     loop {
