@@ -174,14 +174,16 @@ impl Files {
         Ok(())
     }
 
+    /// Makes a file anew. What has its name goes first: a link leads to somebody else's file, and to open a pipe takes
+    /// as long as nobody reads from it.
     pub fn create(&self, path: &Path) -> io::Result<File> {
         self.check(Op::Open, path)?;
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o640)
-            .open(path)
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        options.write(true).create_new(true).mode(0o640).open(path)
     }
 
     /// Opens a log to go on in it after its first `len` bytes.
@@ -261,10 +263,7 @@ impl Files {
     /// Puts a small file in place, whole or not at all, also when the power fails.
     pub fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (path, unfinished) = (self.dir.join(name), self.dir.join(format!("{name}.new")));
-        self.check(Op::Open, &unfinished)?;
-        let mut options = OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o640);
-        let mut file = options.open(&unfinished)?;
+        let mut file = self.create(&unfinished)?;
         self.check(Op::Write, &unfinished)?;
         file.write_all(bytes)?;
         self.check(Op::Sync, &unfinished)?;

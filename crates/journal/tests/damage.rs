@@ -506,6 +506,50 @@ fn what_has_the_name_of_a_file_and_is_none_of_ours_is_not_read() {
     assert!(!path(4, "log").exists());
 }
 
+/// A pipe kept the start waiting for ever, and what a link led to was written over.
+#[test]
+fn nothing_is_written_to_what_is_none_of_ours() {
+    let link = |path: &Path, to: &Path| std::os::unix::fs::symlink(to, path).unwrap();
+    let pipe = |path: &Path, _: &Path| {
+        let made = std::process::Command::new("mkfifo").arg(path).status();
+        assert!(made.is_ok_and(|status| status.success()));
+    };
+    let makes: [fn(&Path, &Path); 2] = [link, pipe];
+    for make in makes {
+        let (dir, other) = (Dir::new(), Dir::new());
+        fs::create_dir_all(&dir.0).unwrap();
+        fs::create_dir_all(&other.0).unwrap();
+        let precious = other.0.join("precious");
+        fs::write(&precious, "precious").unwrap();
+        let names = ["epoch.new", "expired.new", "0000000000000001.log"];
+        for name in names.into_iter().chain(["0000000000000002.tmp"]) {
+            make(&dir.0.join(name), &precious);
+        }
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let options = Options {
+            bytes_max: Options::BYTES_MIN,
+            ..options(&dir)
+        };
+        std::thread::spawn(move || {
+            let (mut store, journal, _) = Journal::open(options).unwrap();
+            journal.store_stamp(1).unwrap();
+            let now = TestClock::new().boot();
+            journal.note_expired(Vec::new(), Some(now));
+            // Enough for more than two segments.
+            (1..=6_500).for_each(|seq| store.insert(id(1, seq), message(id(1, seq), now)));
+            write(&journal);
+            until("segments", || journal.counters().segments > 1);
+            sender.send(journal.state())
+        });
+        let state = receiver.recv_timeout(10 * SECOND);
+        assert_eq!(state, Ok(State::Ok));
+        assert_eq!(fs::read(&precious).unwrap(), b"precious");
+        for name in ["epoch", "expired"] {
+            assert!(dir.0.join(name).is_file(), "{name}");
+        }
+    }
+}
+
 /// What is whole of two blocks that one hole has damaged is at one place, and what was read for the one stream was
 /// taken for the other's: another purge under the right id, or none.
 #[test]
