@@ -68,7 +68,8 @@ fn note_expired(shared: &Shared, gone: &Gone) -> bool {
         return false;
     }
     let anchor = shared.conversion.anchor(&*shared.options.clock);
-    let written = expired::write(&shared.files, &anchor, gone);
+    let in_place = shared.check_in_place();
+    let written = in_place.and_then(|()| expired::write(&shared.files, &anchor, gone));
     if let Err(error) = &written {
         count(&shared.counts.write_errors, 1);
         let dir = shared.files.dir().display();
@@ -222,6 +223,7 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
         .flat_map(|(_, below, messages)| messages.from(*below))
         .map(|(_, held)| estimate(held))
         .sum();
+    shared.check_in_place()?;
     // Counted before it is there, so that the writer does not take the room meanwhile.
     let expected = expected + expected / 8;
     shared.make_room(expected)?;

@@ -388,6 +388,15 @@ impl Shared {
         Ok(lock.as_ref().map(at).transpose()?.unwrap_or(false))
     }
 
+    /// An error if it is not: there may be another process's files under the same names.
+    pub fn check_in_place(&self) -> io::Result<()> {
+        if self.in_place()? {
+            return Ok(());
+        }
+        let dir = self.files.dir().display();
+        Err(io::Error::other(format!("{dir} was removed or moved")))
+    }
+
     /// Has the files removed that hold nothing any more.
     pub fn sweep(&self) {
         let mut jobs = self.jobs.lock();
@@ -413,7 +422,10 @@ impl Shared {
     pub fn remove_file(&self, number: u64, kind: Kind) -> io::Result<()> {
         let path = self.files.path(number, kind);
         let removed = match std::fs::metadata(&path) {
-            Ok(metadata) => self.files.remove(&path).map(|()| metadata.len()),
+            Ok(metadata) => self
+                .check_in_place()
+                .and_then(|()| self.files.remove(&path))
+                .map(|()| metadata.len()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => Err(error),
         };

@@ -29,6 +29,7 @@ impl Log {
     /// Makes the log of a tail.
     pub fn create(shared: &Shared, number: u64) -> io::Result<Log> {
         let path = shared.files.path(number, Kind::Log);
+        shared.check_in_place()?;
         let file = shared.files.create(&path)?;
         let header = format::header();
         shared.files.write_at(&file, &path, 0, &header)?;

@@ -221,6 +221,46 @@ fn what_was_removed_by_hand_is_held_no_more() {
     assert_eq!((held.range_count(), recovered.damaged), (1, 0));
 }
 
+/// Its directory was moved away, and another process began with a new one: that had its files removed and written over.
+#[test]
+fn what_another_process_has_made_there_is_left_alone() {
+    let (dir, elsewhere) = (Dir::new(), Dir::new());
+    let options = Options {
+        bytes_max: Options::BYTES_MIN,
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options.clone()).unwrap();
+    fill(&mut store, &journal, &dir, 1..=19_999);
+    until("one log", || dir.files("log").len() == 1);
+    // The writer looks for its log now, and then not for a second.
+    std::thread::sleep(Duration::from_millis(1_100));
+    fill(&mut store, &journal, &dir, 20_000..=20_000);
+    fs::rename(&dir.0, &elsewhere.0).unwrap();
+    let (mut other_store, other, _) = Journal::open(options).unwrap();
+    fill(&mut other_store, &other, &dir, 50_001..=70_000);
+    until("one log", || dir.files("log").len() == 1);
+    let there = || {
+        let paths = ["seg", "log", "tmp"].map(|kind| dir.files(kind)).concat();
+        let files = paths.into_iter();
+        files
+            .map(|path| (fs::read(&path).unwrap(), path))
+            .collect::<Vec<_>>()
+    };
+    let before = there();
+    // Before this one has noticed, and after: more than the tails that are full take, and most of it goes again.
+    for seqs in [20_001..=30_000, 30_001..=40_000] {
+        insert(&mut store, 1, seqs.clone());
+        journal.wait(journal.position(), 10 * SECOND);
+        journal.note_expired(Vec::new(), Some(SystemClock.boot()));
+        store.remove_below(stream(1), seqs.end() - 6_000);
+        std::thread::sleep(Duration::from_millis(1_100));
+    }
+    assert!(matches!(journal.state(), State::Failed(_)));
+    assert!(there() == before, "something was changed");
+    assert!(!dir.0.join("expired").exists());
+    drop((other_store, other));
+}
+
 /// Another directory was used meanwhile. What is in this one was not read by this life, nor may it be written over.
 #[test]
 fn a_directory_that_comes_back_too_late_waits_for_the_next_start() {
