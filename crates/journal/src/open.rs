@@ -1,6 +1,6 @@
 //! What a start does: it reads the footers of the segments, and the logs that were not rewritten yet.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
@@ -29,6 +29,8 @@ enum Loaded {
         batches: Vec<Batch>,
         /// Where to go on in it. Not in one whose torn end has messages: to cut that off would lose them.
         end: Option<u64>,
+        /// Bytes behind that.
+        torn: u64,
     },
 }
 
@@ -36,8 +38,8 @@ enum Loaded {
 #[derive(Default)]
 pub struct Loading {
     files: BTreeMap<u64, Loaded>,
-    /// Files that cannot be read: they take room all the same.
-    unreadable: BTreeSet<u64>,
+    /// Files that cannot be read, and their bytes: they take room all the same.
+    unreadable: BTreeMap<u64, u64>,
     /// For what was removed for want of room: the boot of each segment, and its last birth.
     pub evicted: Vec<([u8; 16], Time)>,
     /// The largest number of all files.
@@ -99,10 +101,15 @@ impl Loading {
                 }
                 Err(error) => {
                     loading.recovered.damaged += 1;
-                    loading.unreadable.insert(number);
+                    *loading.unreadable.entry(number).or_default() += bytes;
                     log::error!("journal: {} cannot be read: {error}", path.display());
                 }
             }
+        }
+        if let Some((number, Loaded::Log { torn, .. })) = loading.files.last_key_value() {
+            // It is cut off when the log is gone on with.
+            let torn = if *number == loading.last { *torn } else { 0 };
+            loading.disk_bytes = loading.disk_bytes.saturating_sub(torn);
         }
         Ok(loading)
     }
@@ -147,6 +154,7 @@ impl Loading {
                 .map(|(_, _, batch)| batch)
                 .collect(),
             end: scan.end,
+            torn: scan.end.map_or(0, |end| content.len() as u64 - end),
         })
     }
 
@@ -216,7 +224,7 @@ impl Loading {
     }
 
     /// Removes the oldest segments of a directory that is larger than it may be now: what is said to be
-    /// held is to be there.
+    /// held is to be there. What cannot be read goes before them, as nothing in it is held.
     pub fn evict(&mut self, files: &Files, bytes_max: u64) {
         while self.disk_bytes > bytes_max {
             let mut segments = self
@@ -226,14 +234,19 @@ impl Loading {
                     Loaded::Segment { bytes, .. } => Some((number, *bytes)),
                     Loaded::Log { .. } => None,
                 });
-            let Some((number, bytes)) = segments.next() else {
+            let unreadable = self.unreadable.first_key_value();
+            let unreadable = unreadable.map(|(&number, &bytes)| (number, bytes));
+            let Some((number, bytes)) = unreadable.or_else(|| segments.next()) else {
                 return;
             };
             let path = files.path(number, Kind::Segment);
-            if let Err(error) = files.remove(&path) {
+            let log = unreadable.map(|_| files.path(number, Kind::Log));
+            let mut paths = log.iter().chain([&path]);
+            if let Err(error) = paths.try_for_each(|path| files.remove(path)) {
                 log::warn!("journal: cannot remove {}: {error}", path.display());
                 return;
             }
+            self.unreadable.remove(&number);
             log::info!("journal: {} goes, as less may be held now", path.display());
             if let Some(Loaded::Segment { footer, .. }) = self.files.remove(&number) {
                 let blocks = footer.streams.iter().flat_map(|entry| &entry.blocks);
@@ -274,7 +287,7 @@ impl Loading {
                     }
                     add_segment(index, held, conversion, number, footer);
                 }
-                Loaded::Log { batches, end } => {
+                Loaded::Log { batches, end, .. } => {
                     index.number = number;
                     for batch in batches {
                         add_batch(index, held, conversion, batch);
@@ -291,7 +304,7 @@ impl Loading {
             }
         }
         index.forget_removals();
-        for number in self.unreadable {
+        for number in self.unreadable.into_keys() {
             let segment = Segment {
                 parts: 1,
                 sealed: true,

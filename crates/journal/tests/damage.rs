@@ -550,6 +550,40 @@ fn nothing_is_written_to_what_is_none_of_ours() {
     }
 }
 
+/// For what cannot be read, and for a log's end that is cut off at once, all segments went.
+#[test]
+fn what_is_none_of_ours_takes_no_room_from_what_is() {
+    let large = Options::BYTES_MIN;
+    let cases = [
+        ("00000000000000aa.log", (1 << 30) + 1),
+        ("00000000000000aa.log", large),
+        ("00000000000000aa.seg", large),
+        ("0000000000000000.seg", large),
+    ];
+    for (name, bytes) in cases {
+        let dir = Dir::new();
+        let written = segments(&dir);
+        let hole = fs::File::create(dir.0.join(name)).unwrap();
+        hole.set_len(bytes).unwrap();
+        let options = Options {
+            bytes_max: Options::BYTES_MIN,
+            ..options(&dir)
+        };
+        let (mut store, journal, recovered) = Journal::open(options).unwrap();
+        let held = recovered.streams.values().map(|held| held.count());
+        assert_eq!(held.sum::<u64>(), written.len() as u64, "{name}: {bytes}");
+        assert_eq!(recovered.evicted_born, None);
+        store.insert(id(7, 1), message(id(7, 1), TestClock::new().boot()));
+        write(&journal);
+        let mut all = written.keys();
+        assert!(
+            all.all(|id| get(&mut store, *id).is_some()),
+            "{name}: {bytes}"
+        );
+        assert!(dir.bytes() <= Options::BYTES_MIN);
+    }
+}
+
 /// What is whole of two blocks that one hole has damaged is at one place, and what was read for the one stream was
 /// taken for the other's: another purge under the right id, or none.
 #[test]
