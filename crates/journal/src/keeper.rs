@@ -15,8 +15,7 @@ use crate::files::Kind;
 use crate::footer::{Block, Footer, StreamBlocks};
 use crate::format;
 use crate::index::{Frozen, Segment};
-use crate::messages::estimate;
-use crate::shared::{Shared, Stop, count, uncount};
+use crate::shared::{Shared, Stop, count};
 
 /// A hole in the seqs that ends a block: what is said of a part of a block is as if it had none.
 const HOLE_MAX: u64 = 256;
@@ -217,28 +216,15 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
         }
         frozen
     };
-    let expected: u64 = frozen
-        .streams
-        .iter()
-        .flat_map(|(_, below, messages)| messages.from(*below))
-        .map(|(_, held)| estimate(held))
-        .sum();
     shared.check_in_place()?;
-    // Counted before it is there, so that the writer does not take the room meanwhile.
-    let expected = expected + expected / 8;
-    shared.make_room(expected)?;
-    count(&shared.counts.disk_bytes, expected);
-    let unfinished = shared.files.path(number, Kind::Unfinished);
-    let written = write_segment(shared, number, &frozen);
-    uncount(&shared.counts.disk_bytes, expected);
-    let (bytes, footer) = match written {
+    let (bytes, footer) = match write_segment(shared, number, &frozen) {
         Ok(written) => written,
         Err(error) => {
+            let unfinished = shared.files.path(number, Kind::Unfinished);
             let _ = shared.files.remove(&unfinished);
             return Err(error);
         }
     };
-    count(&shared.counts.disk_bytes, bytes);
     count(&shared.counts.bytes_written, bytes);
     let blocks = footer.streams.into_iter();
     let blocks = blocks.map(|entry| (entry.stream, entry.blocks)).collect();
@@ -270,8 +256,10 @@ fn write_segment(shared: &Shared, number: u64, frozen: &Frozen) -> io::Result<(u
         flushed: 0,
     };
     let mut flush = |out: &mut SegmentWriter| {
+        let bytes = out.buffer.len() as u64;
+        shared.take_room(bytes)?;
         files.write_at(&file, &unfinished, offset, &out.buffer)?;
-        offset += out.buffer.len() as u64;
+        offset += bytes;
         out.buffer.clear();
         out.flushed = offset;
         io::Result::Ok(())

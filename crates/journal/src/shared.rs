@@ -443,11 +443,13 @@ impl Shared {
         }
     }
 
-    /// Removes the oldest segments until so many more bytes fit into the directory. What cannot be removed stays
-    /// held, and takes its room.
-    pub fn make_room(&self, bytes: u64) -> io::Result<()> {
+    /// Removes the oldest segments until so many more bytes fit into the directory, in which they count before they are
+    /// there, so that nobody else takes the room meanwhile. What cannot be removed stays held, and takes its room. After
+    /// an error of this, or of the write, all is counted anew when it is tried again.
+    pub fn take_room(&self, bytes: u64) -> io::Result<()> {
         let disk_bytes = &self.counts.disk_bytes;
-        while disk_bytes.load(Ordering::Relaxed) + bytes > self.options.bytes_max {
+        count(disk_bytes, bytes);
+        while disk_bytes.load(Ordering::Relaxed) > self.options.bytes_max {
             let Some(oldest) = self.index.lock().begin_to_remove() else {
                 return Ok(());
             };

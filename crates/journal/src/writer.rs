@@ -30,15 +30,15 @@ impl Log {
     pub fn create(shared: &Shared, number: u64) -> io::Result<Log> {
         let path = shared.files.path(number, Kind::Log);
         shared.check_in_place()?;
-        let file = shared.files.create(&path)?;
         let header = format::header();
+        let bytes = header.len() as u64;
+        shared.take_room(bytes)?;
+        let file = shared.files.create(&path)?;
         shared.files.write_at(&file, &path, 0, &header)?;
         if shared.options.fsync {
             shared.files.sync(&file, &path)?;
             shared.files.sync_dir()?;
         }
-        let bytes = header.len() as u64;
-        count(&shared.counts.disk_bytes, bytes);
         Ok(Log { file, path, bytes })
     }
 }
@@ -155,7 +155,7 @@ impl<'a> Writer<'a> {
         let shared = self.shared;
         let bytes = self.buffer.len() as u64;
         if bytes > 0 {
-            shared.make_room(bytes)?;
+            shared.take_room(bytes)?;
             let log = match &mut self.log {
                 Some(log) => log,
                 none => none.insert(Log::create(shared, self.number)?),
@@ -164,7 +164,6 @@ impl<'a> Writer<'a> {
                 .files
                 .write_at(&log.file, &log.path, log.bytes, &self.buffer)?;
             log.bytes += bytes;
-            count(&shared.counts.disk_bytes, bytes);
             count(&shared.counts.bytes_written, bytes);
         }
         let Some(log) = self.log.as_ref().filter(|_| last) else {

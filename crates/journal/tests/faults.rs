@@ -340,6 +340,42 @@ fn the_directory_never_grows_beyond_its_bound() {
     assert!(store.bytes() <= bytes_max);
 }
 
+/// A segment of many streams takes more than its messages and an eighth of that, for which room was made.
+#[test]
+fn segments_of_many_streams_are_within_the_bound_as_well() {
+    /// The most that was in the directory.
+    struct Watch(std::path::PathBuf, std::sync::atomic::AtomicU64);
+    impl powderhorn_journal::Faults for Watch {
+        fn check(&self, _: Op, _: &std::path::Path) -> std::io::Result<()> {
+            let entries = fs::read_dir(&self.0).into_iter().flatten();
+            let bytes = entries.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len()));
+            self.1.fetch_max(bytes.sum(), Ordering::Relaxed);
+            Ok(())
+        }
+    }
+    let dir = Dir::new();
+    let watch = Arc::new(Watch(dir.0.clone(), 0.into()));
+    let options = Options {
+        bytes_max: Options::BYTES_MIN,
+        faults: Some(watch.clone()),
+        ..options(&dir)
+    };
+    let (mut store, journal, _) = Journal::open(options).unwrap();
+    for n in 1..=60_000 {
+        insert(&mut store, n, 2..=2);
+        if n % 500 == 0 {
+            write(&journal);
+            until("few logs", || dir.files("log").len() <= 2);
+        }
+    }
+    assert!(journal.counters().segments_evicted > 3);
+    let most = watch.1.load(Ordering::Relaxed);
+    assert!(most <= Options::BYTES_MIN, "{most} bytes");
+    until("bytes are counted", || {
+        journal.counters().disk_bytes == dir.bytes()
+    });
+}
+
 #[test]
 fn a_bound_that_is_lowered_costs_the_oldest_and_says_so() {
     let dir = Dir::new();
