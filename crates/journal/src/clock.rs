@@ -71,9 +71,7 @@ impl Anchor {
     pub fn at_start(clock: &dyn Clock) -> Anchor {
         let mut boot_id = clock.boot_id();
         if boot_id == [0; 16] {
-            let random = || RandomState::new().build_hasher().finish().to_le_bytes();
-            boot_id[..8].copy_from_slice(&random());
-            boot_id[8..].copy_from_slice(&random());
+            boot_id = any_boot_id();
         }
         Anchor::now(clock, boot_id)
     }
@@ -85,6 +83,12 @@ impl Anchor {
             wall_ms: clock.wall_ms(),
         }
     }
+}
+
+/// A boot's name that no other has.
+fn any_boot_id() -> [u8; 16] {
+    let random = || u128::from(RandomState::new().build_hasher().finish());
+    (random() << 64 | random()).to_le_bytes()
 }
 
 /// Brings births of earlier boots onto this boot's clock.
@@ -120,6 +124,17 @@ impl Conversion {
         if anchor.boot > last.boot {
             *last = *anchor;
         }
+    }
+
+    /// This start. If the clock was further in this boot already, it is another one's, as in a time namespace, and so
+    /// this counts as another boot. All anchors are to be noted before.
+    pub fn start(&mut self) -> Anchor {
+        let last = self.last.get(&self.now.boot_id);
+        if last.is_some_and(|last| last.boot > self.now.boot) {
+            self.now.boot_id = any_boot_id();
+            self.since = self.now;
+        }
+        self.now
     }
 
     /// Whether there is anything of an earlier boot.

@@ -76,8 +76,8 @@ impl Journal {
         // A directory that comes late may have files in it, which are not to be overwritten.
         let late = loading.is_none();
         let mut loading = loading.unwrap_or_default();
-        let now = Anchor::at_start(&*options.clock);
-        let mut conversion = Conversion::new(now, options.retention);
+        let begin = Anchor::at_start(&*options.clock);
+        let mut conversion = Conversion::new(begin, options.retention);
         loading.note_anchors(&mut conversion);
         loading.evict(&files, options.bytes_max);
         let gone = if late {
@@ -88,6 +88,7 @@ impl Journal {
         if let Ok(Some((anchor, _))) = &gone {
             conversion.note(anchor);
         }
+        let now = conversion.start();
         if !late && conversion.has_earlier_boots() {
             conversion.set_since(since::first_start(&files, &now));
         }

@@ -650,6 +650,37 @@ fn a_boot_without_a_name_is_exact_within_one_life() {
     assert_eq!(clock.boot().since(held.born), 60 * SECOND);
 }
 
+/// As in a time namespace: what is born later than now by the clock was young for as long as the clock had been set back.
+#[test]
+fn a_clock_that_was_set_back_within_a_boot_makes_nothing_younger() {
+    let (dir, clock) = (Dir::new(), TestClock::new());
+    let options = Options {
+        clock: clock.clone(),
+        ..options(&dir)
+    };
+    let minute = 60 * SECOND;
+    let mut expected = Vec::new();
+    for life in 0..4 {
+        if life == 1 {
+            clock.boot_us.store(5_000_000, Ordering::Relaxed);
+        }
+        let (mut store, journal, _) = Journal::open(options.clone()).unwrap();
+        for (seq, age) in (1..).zip(&expected) {
+            let held = get(&mut store, id(1, seq)).unwrap();
+            assert_eq!(clock.boot().since(held.born), *age, "{seq} in life {life}");
+        }
+        for _ in 0..2 {
+            let seq = expected.len() as u64 + 1;
+            store.insert(id(1, seq), message(id(1, seq), clock.boot()));
+            write(&journal);
+            expected.push(Duration::ZERO);
+            clock.pass(minute);
+            expected.iter_mut().for_each(|age| *age += minute);
+        }
+        journal.kill();
+    }
+}
+
 #[test]
 fn ages_survive_a_reboot_in_logs_and_in_segments() {
     const DAY: Duration = Duration::from_secs(86_400);
