@@ -11,8 +11,10 @@ use rustix::fs::{FlockOperation, flock};
 
 use crate::format::{self, HEADER_BYTES, Header, VERSION};
 
-/// Numbers of files from here on are not given, so that there is always a next one.
+/// No file of ours has such a number.
 const NUMBERS_MAX: u64 = 1 << 62;
+/// Beside a file of such a number nothing is written, so that there is always a next one.
+const NUMBERS_FREE: u64 = 1 << 61;
 
 /// What is about to be done to a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -152,11 +154,17 @@ impl Files {
     }
 
     /// An error that names it if a file of the journal was written by another version: what that has left is not
-    /// to be touched, and has to go elsewhere before this one can use the directory. A file that cannot be read says
-    /// nothing here.
+    /// to be touched, and has to go elsewhere before this one can use the directory. The same of one behind which there
+    /// are too few numbers. A file that cannot be read says nothing here.
     pub fn check_version(&self) -> io::Result<()> {
         for (number, kind, bytes) in self.list()? {
             let path = self.path(number, kind);
+            if number >= NUMBERS_FREE {
+                let name = name_of(number, kind);
+                return Err(io::Error::other(format!(
+                    "{name} in it is none of Powderhorn's: move it away"
+                )));
+            }
             let mut header = [0; HEADER_BYTES];
             let Some(header) = header.get_mut(..HEADER_BYTES.min(bytes as usize)) else {
                 continue;

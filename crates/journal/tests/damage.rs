@@ -550,6 +550,26 @@ fn nothing_is_written_to_what_is_none_of_ours() {
     }
 }
 
+/// What was written behind it had a name that no start looked for.
+#[test]
+fn no_file_takes_all_the_numbers_there_are() {
+    let dir = Dir::new();
+    drop(open(&dir));
+    let last = dir.0.join("3fffffffffffffff.seg");
+    fs::write(&last, "").unwrap();
+    let (mut store, journal, _) = open(&dir);
+    store.insert(id(1, 1), message(id(1, 1), TestClock::new().boot()));
+    match journal.wait(journal.position(), 10 * SECOND) {
+        Wait::NotJournalled(reason) => assert!(reason.contains("3fffffffffffffff.seg"), "{reason}"),
+        waited => panic!("{waited:?}"),
+    }
+    fs::remove_file(&last).unwrap();
+    until("it is used", || journal.state() == State::Ok);
+    journal.kill();
+    let (mut store, _journal, _) = open(&dir);
+    assert!(get(&mut store, id(1, 1)).is_some());
+}
+
 /// For what cannot be read, and for a log's end that is cut off at once, all segments went.
 #[test]
 fn what_is_none_of_ours_takes_no_room_from_what_is() {
