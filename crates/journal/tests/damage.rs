@@ -476,6 +476,12 @@ fn a_log_goes_only_if_its_segment_can_be_read() {
     }
 }
 
+/// Not by a command: a process that has just been forked has the locks of other tests for a moment.
+fn make_pipe(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+}
+
 /// To open a pipe takes as long as nobody writes to it, and a file that is mostly a hole may have more bytes than there is
 /// memory.
 #[test]
@@ -484,11 +490,8 @@ fn what_has_the_name_of_a_file_and_is_none_of_ours_is_not_read() {
     drop(open(&dir));
     let path = |number: u32, ending| dir.0.join(format!("{number:016x}.{ending}"));
     let small = ["epoch", "boot", "expired"].map(|name| dir.0.join(name));
-    let made = std::process::Command::new("mkfifo")
-        .arg(path(2, "seg"))
-        .args(&small)
-        .status();
-    assert!(made.is_ok_and(|status| status.success()));
+    make_pipe(&path(2, "seg"));
+    small.iter().for_each(|path| make_pipe(path));
     fs::create_dir(path(3, "log")).unwrap();
     let huge = fs::File::create(path(4, "log")).unwrap();
     huge.set_len((1 << 30) + 1).unwrap();
@@ -510,11 +513,7 @@ fn what_has_the_name_of_a_file_and_is_none_of_ours_is_not_read() {
 #[test]
 fn nothing_is_written_to_what_is_none_of_ours() {
     let link = |path: &Path, to: &Path| std::os::unix::fs::symlink(to, path).unwrap();
-    let pipe = |path: &Path, _: &Path| {
-        let made = std::process::Command::new("mkfifo").arg(path).status();
-        assert!(made.is_ok_and(|status| status.success()));
-    };
-    let makes: [fn(&Path, &Path); 2] = [link, pipe];
+    let makes: [fn(&Path, &Path); 2] = [link, |path, _| make_pipe(path)];
     for make in makes {
         let (dir, other) = (Dir::new(), Dir::new());
         fs::create_dir_all(&dir.0).unwrap();
