@@ -135,7 +135,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let below = first.saturating_add(batch).min(pinned).min(last + 1);
             if below > first {
                 self.stats.evicted += drop_held(&mut self.store, id, stream, below);
-                stream.evicted_below = below;
+                stream.evicted_below = stream.evicted_below.max(below);
                 stream.note_gone(below - 1, born, self.round);
                 let left = self.store.oldest(id).map(|(_, born)| born);
                 // What is left says it otherwise, and better: a store knows births only about.
@@ -355,6 +355,11 @@ mod tests {
         assert_eq!((own.evicted_below, own.has_gaps()), (31, false));
         assert_eq!(core.stats.evicted, 3);
         assert_eq!(core.standing(now).retention_ms, Some(14_000));
+        // Nor is less of it said when what comes before is dropped for want of room, too.
+        core.config.retention_bytes = core.store.bytes() - 1;
+        core.expire(now);
+        let own = &core.streams[&stream];
+        assert_eq!((own.held.first(), own.evicted_below), (Some(2), 31));
         // What was dropped before in any case is no news.
         let seqs = RangeSet::from_iter([3..=4]);
         core.store.1 = Some(Lost {
