@@ -273,6 +273,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 stream.changed = round;
             }
             lacking += u64::from(stream.has_gaps());
+            self.note_lacking(now, entry.stream);
         }
         if stamp_heard > 0 {
             self.reopen(now, stamp_heard);

@@ -384,6 +384,26 @@ impl<S: Store, R: RngCore> Core<S, R> {
         awaited.into_iter().for_each(|node| self.settle(node));
     }
 
+    /// Notes that something has been found to be lacking of what nobody's news may have told of, and does not wait for the
+    /// next round.
+    pub(crate) fn note_lacking(&mut self, now: Time, id: StreamId) {
+        let round = self.round;
+        let Some(stream) = self.streams.get_mut(&id) else {
+            return;
+        };
+        if stream.lacking_since.is_none()
+            && stream.has_gaps()
+            && !stream.is_only_asked_about(round)
+            && self.config.news
+            && !self.news.board.is_present(id)
+        {
+            stream.lacking_since = Some(now);
+            if !self.news.lacking.contains(&id) {
+                self.news.lacking.push(id);
+            }
+        }
+    }
+
     /// Notes up to when everything of a node is applied here, by what it has told.
     fn settle(&mut self, node: NodeId) {
         let board = &mut self.news.board;

@@ -5,7 +5,7 @@ mod common;
 use std::ops::Range;
 use std::time::Duration;
 
-use common::puppet::Tell;
+use common::puppet::{Tell, holds};
 use common::{Apply, Fleet, Link, WALL_MS, ms, node_id, secs, start_of_time};
 use powderhorn_protocol::bounds::NEWS_STALE_MIN;
 use powderhorn_protocol::config::Config;
@@ -285,6 +285,43 @@ fn what_is_lacking_of_a_node_that_lost_its_past_is_of_any_age() {
             .complete_ms
             .is_some()
     );
+}
+
+/// It is lacking from the moment that it is heard of, and not from the next round on: until then others were told that all
+/// is applied.
+#[test]
+fn what_a_digest_tells_of_an_earlier_life_is_lacking_at_once() {
+    let mut fleet = Fleet::new(9, 3, &Config::default());
+    fleet.settle();
+    let mut later = fleet.add_puppet(0, 50);
+    fleet.run(secs(5));
+    let stream = StreamId {
+        node: later.node,
+        epoch: Epoch {
+            stamp: 1,
+            random: 1,
+        },
+    };
+    let now = fleet.now;
+    let core = &mut fleet.nodes[0].core;
+    let mut body = Vec::new();
+    let standing = Standing {
+        stream: 2,
+        nodes: 4,
+        ..Standing::default()
+    };
+    standing.encode(&mut body);
+    let node = later.node;
+    later.say(core, now, |out| {
+        let mut entries = Vec::new();
+        wire::put_news_entry(&mut entries, node, 0, &body);
+        wire::put_news(out, 0, &entries);
+    });
+    assert!(core.standing(now).complete_ms.is_some());
+    later.digest(core, now, 1, &[holds(stream, 1..=3)]);
+    let standing = core.standing(now);
+    assert_eq!(standing.complete_ms, None);
+    assert_eq!(standing.lacking.map(|lacking| lacking.count), Some(3));
 }
 
 /// What cannot be applied is not applied, whoever says that it was issued.
