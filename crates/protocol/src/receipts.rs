@@ -198,16 +198,12 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 };
                 self.receipts.open.remove(&oldest);
             }
-            let born = match self.store.get(ids.first()) {
-                Fetch::Held(held) => Some(held.born),
-                Fetch::Pending | Fetch::Gone => None,
-            };
             let rtt = self.peers.values().map(Peer::rtt_or_guess).max();
             let pause = (self.ask_spread() * 2)
                 .max(rtt.unwrap_or_default() * 2)
                 .max(ASK_AGAIN_MIN);
             let open = Open {
-                born,
+                born: None,
                 pins: 0,
                 read: now,
                 ask_at: ask_time(now + pause),
@@ -222,6 +218,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
             }
         }
         if let Some(open) = self.receipts.open.get_mut(&key) {
+            // It may have come since, or the store had to fetch it.
+            if let (None, Fetch::Held(held)) = (open.born, self.store.get(ids.first())) {
+                open.born = Some(held.born);
+            }
             open.read = now;
             open.pins = open.pins.saturating_add(u32::from(pin));
         }

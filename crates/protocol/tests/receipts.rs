@@ -456,3 +456,28 @@ fn a_peer_that_comes_later_is_asked_as_well() {
     assert_eq!(receipt(&fleet, 0, ids).peers.len(), 2);
     assert_eq!(missing(&receipt(&fleet, 0, ids)), []);
 }
+
+/// An id may be known before its message: who asked then was never told how old it is.
+#[test]
+fn what_comes_after_the_question_has_an_age() {
+    let mut fleet = settled(12, 3);
+    fleet.cut(&[2], &[0, 1], true);
+    let ids = MessageIds::from(fleet.issue(0));
+    ask(&mut fleet, 2, ids);
+    fleet.run(secs(1));
+    assert_eq!(receipt(&fleet, 2, ids).born, None);
+    fleet.cut(&[2], &[0, 1], false);
+    fleet.run(secs(10));
+    ask(&mut fleet, 2, ids);
+    let got = receipt(&fleet, 2, ids);
+    assert_eq!(got.done(), 3);
+    let issued = fleet.issued[&ids.first()].1;
+    assert!(
+        got.born.is_some_and(|born| born.since(issued) < ms(200)),
+        "{got:?}"
+    );
+    assert!(
+        got.peers.iter().all(|peer| peer.latency.is_some()),
+        "{got:?}"
+    );
+}
