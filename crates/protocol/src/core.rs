@@ -9,7 +9,7 @@ use rand::{Rng, RngCore};
 use crate::absence::Flush;
 use crate::bounds::{
     CHALLENGE_ANSWER_MIN, EVENTS_MAX, GOSSIP_TURN_ONE_IN, MESSAGE_BYTES_MAX, OUTBOX_MAX,
-    PLAINTEXT_BYTES_MAX, STREAMS_MAX,
+    PLAINTEXT_BYTES_MAX, REPEAT_MAX, STREAMS_MAX,
 };
 use crate::config::Config;
 use crate::id::{Epoch, MessageId, NodeId, StreamId};
@@ -307,6 +307,12 @@ impl<S: Store, R: RngCore> Core<S, R> {
                         if live || peer.session.is_none() {
                             peer.name = challenge.name.to_owned();
                             peer.site = challenge.site.to_owned();
+                        }
+                        // Who asks in a session that is live here has none of its own (any more), and so no name of this node.
+                        // That it may ask only for a sign of life must not have the two ask each other for ever.
+                        let lately = |sent| now.since(sent) < REPEAT_MAX;
+                        if live && !peer.challenge_sent.is_some_and(lately) {
+                            peer.challenge_now = true;
                         }
                         self.control.insert(from);
                     }

@@ -530,3 +530,24 @@ fn a_peer_that_falls_silent_is_down_and_up_again_when_heard() {
     assert_eq!(count(&fleet, Event::PeerDown(PeerId(1))), 1);
     assert_eq!(count(&fleet, Event::PeerDown(PeerId(2))), 0);
 }
+
+/// Its entry is another one then, which has no name; the other side saw nothing of that.
+#[test]
+fn who_is_listed_again_tells_its_name_again() {
+    let mut fleet = Fleet::new(17, 2, &Config::default());
+    fleet.settle();
+    fleet.run(secs(10));
+    let name = |fleet: &Fleet| fleet.nodes[0].core.peers().next().map(|view| view.name);
+    let before = name(&fleet);
+    assert!(before.as_ref().is_some_and(|name| !name.is_empty()));
+    let now = fleet.now;
+    fleet.nodes[0].core.add_peer(now, PeerId(1), "");
+    fleet.pump(0);
+    assert_eq!(name(&fleet).as_deref(), Some(""));
+    let challenges = |fleet: &Fleet| fleet.stats(0).challenges + fleet.stats(1).challenges;
+    let challenged = challenges(&fleet);
+    fleet.run(secs(20));
+    assert_eq!(name(&fleet), before);
+    // And that was it.
+    assert!(challenges(&fleet) <= challenged + 2);
+}
