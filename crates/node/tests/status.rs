@@ -129,11 +129,14 @@ fn the_verdict_tells_of_a_cut_and_of_its_end() {
         from.latency.is_some_and(|latency| latency.max_ms >= 1_000),
         "{from:?}"
     );
-    assert!(
-        from.clock_skew_ms.is_some_and(|ms| ms.abs() < 100),
-        "{from:?}"
-    );
     assert!(from.digest_ms.is_some_and(|ms| ms < 20_000), "{from:?}");
+    // Right to within half a round trip, which may be long on a busy machine.
+    eventually("the clocks agree", || {
+        let peers = nodes[2].node.status().peers;
+        let from = peers.iter().find(|peer| peer.name == "node-0");
+        from.and_then(|peer| peer.clock_skew_ms)
+            .is_some_and(|ms| ms.abs() < 100)
+    });
 }
 
 fn lag_ms(node: &TestNode) -> u64 {
