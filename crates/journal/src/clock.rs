@@ -88,7 +88,7 @@ impl Anchor {
 /// A boot's name that no other has.
 fn any_boot_id() -> [u8; 16] {
     let random = || u128::from(RandomState::new().build_hasher().finish());
-    (random() << 64 | random()).to_le_bytes()
+    ((random() << 64) | random()).to_le_bytes()
 }
 
 /// Brings births of earlier boots onto this boot's clock.
