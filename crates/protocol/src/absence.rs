@@ -52,13 +52,18 @@ pub(crate) enum Flush {
 impl Stream {
     /// A message that is wanted and is known to be young enough to concern the cache: the first, or another of which
     /// somebody has said that it is gone. That is reason enough, and earlier ones may be found to be young one by one.
-    fn lacking(&self) -> Option<u64> {
+    /// But that there was no room for it is weaker evidence than that the first has expired: all below `expired_below`
+    /// have.
+    fn lacking(&self, expired_below: u64) -> Option<u64> {
         let young = self.young_from?;
-        let gone = self.absence.as_ref().filter(|absence| absence.is_doubted());
-        let gone = gone.map(|absence| absence.seq).filter(|seq| *seq >= young);
-        let wanted = |from| self.wanted(from).next().map(|gap| *gap.start());
-        gone.and_then(|seq| wanted(seq..=seq))
-            .or_else(|| wanted(young..=u64::MAX))
+        let first = *self.wanted(young..=u64::MAX).next()?.start();
+        let gone = self.absence.as_ref().filter(|absence| {
+            absence.expired_below > absence.seq
+                || (absence.evicted_below > absence.seq && expired_below <= first)
+        });
+        let gone = gone.map(|absence| absence.seq).filter(|seq| *seq > first);
+        let still = gone.filter(|seq| self.wanted(*seq..=*seq).next().is_some());
+        Some(still.unwrap_or(first))
     }
 }
 
@@ -99,7 +104,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
         let Some(stream) = self.streams.get_mut(&entry.stream) else {
             return;
         };
-        let Some(seq) = stream.lacking() else {
+        let Some(seq) = stream.lacking(if expired { entry.start } else { 0 }) else {
             stream.absence = None;
             return;
         };
@@ -143,7 +148,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             || self.is_past(id)
     }
 
-    /// Whether what is wanted first of a stream can be had from nobody.
+    /// Whether the message of a stream that members are listened to about can be had from nobody.
     fn is_gone(&self, id: StreamId, stream: &Stream) -> bool {
         let Some(absence) = &stream.absence else {
             return false;
@@ -314,11 +319,6 @@ impl Absence {
             expired_below: 0,
             evicted_below: 0,
         }
-    }
-
-    /// Whether somebody has said that the message is gone.
-    fn is_doubted(&self) -> bool {
-        self.expired_below > self.seq || self.evicted_below > self.seq
     }
 
     fn note_answer(&mut self, from: PeerId, round: u64) {

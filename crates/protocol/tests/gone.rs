@@ -122,6 +122,27 @@ fn many_that_expired_count_as_soon_as_one() {
     assert_flushed_and_complete(&fleet, &[0, 0, 0, 1]);
 }
 
+/// For what followed it there was no room, which all would have to say, and one of them is gone.
+#[test]
+fn what_expired_counts_whatever_followed_it() {
+    let config = Config {
+        retention_bytes: 3_000,
+        ..config()
+    };
+    let mut fleet = settled(30, 4, &config);
+    fleet.run(secs(RETENTION));
+    cut_off(&mut fleet, 3, true);
+    fleet.restart(0);
+    let stream = issue(&mut fleet, 0, 1);
+    fleet.run(secs(RETENTION + 10));
+    issue(&mut fleet, 0, 3);
+    evict(&mut fleet, &[0, 1, 2], stream);
+    fleet.stop(2);
+    cut_off(&mut fleet, 3, false);
+    fleet.run(secs(60));
+    assert_eq!(flushes(&fleet), [0, 0, 0, 1]);
+}
+
 /// All have to say that they have not got it, and these know nothing of it: they have started again.
 #[test]
 fn who_has_started_again_says_that_it_has_nothing() {
