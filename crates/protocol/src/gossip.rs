@@ -261,6 +261,7 @@ impl<S: Store, R: RngCore> Core<S, R> {
             let known = self.streams.get(&entry.stream);
             pushable.push(known.is_some_and(|stream| lacks_held(&entry, stream)));
             let Some(held_top) = held_top else {
+                self.note_lacking(now, entry.stream);
                 continue;
             };
             let own = entry.stream == self.own;
