@@ -220,8 +220,7 @@ pub fn seal(shared: &Shared, number: u64) -> io::Result<()> {
     let (bytes, footer) = match write_segment(shared, number, &frozen) {
         Ok(written) => written,
         Err(error) => {
-            let unfinished = shared.files.path(number, Kind::Unfinished);
-            let _ = shared.files.remove(&unfinished);
+            let _ = shared.remove_file(number, Kind::Unfinished);
             return Err(error);
         }
     };
@@ -292,6 +291,7 @@ fn write_segment(shared: &Shared, number: u64, frozen: &Frozen) -> io::Result<(u
     out.buffer.extend_from_slice(&format::trailer(footer_at));
     flush(&mut out)?;
     files.sync(&file, &unfinished)?;
+    shared.check_in_place()?;
     files.rename(&unfinished, &files.path(number, Kind::Segment))?;
     files.sync_dir()?;
     Ok((offset, footer))

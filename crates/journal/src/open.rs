@@ -38,8 +38,9 @@ enum Loaded {
 #[derive(Default)]
 pub struct Loading {
     files: BTreeMap<u64, Loaded>,
-    /// Files that cannot be read, and their bytes: they take room all the same.
-    unreadable: BTreeMap<u64, u64>,
+    /// Files that cannot be read, which take room all the same, and the bytes of those that are damaged: others may be
+    /// read another time.
+    unreadable: BTreeMap<u64, Option<u64>>,
     /// For what was removed for want of room: the boot of each segment, and its last birth.
     pub evicted: Vec<([u8; 16], Time)>,
     /// The largest number of all files.
@@ -101,7 +102,10 @@ impl Loading {
                 }
                 Err(error) => {
                     loading.recovered.damaged += 1;
-                    *loading.unreadable.entry(number).or_default() += bytes;
+                    let damaged = error.raw_os_error().is_none().then_some(bytes);
+                    let before = loading.unreadable.get(&number).copied();
+                    let both = before.map_or(damaged, |before| Some(before? + damaged?));
+                    loading.unreadable.insert(number, both);
                     log::error!("journal: {} cannot be read: {error}", path.display());
                 }
             }
@@ -224,9 +228,22 @@ impl Loading {
     }
 
     /// Removes the oldest segments of a directory that is larger than it may be now: what is said to be
-    /// held is to be there. What cannot be read goes before them, as nothing in it is held.
+    /// held is to be there. Damaged files go before them, as nothing in those is held.
     pub fn evict(&mut self, files: &Files, bytes_max: u64) {
+        let mut damaged = self.unreadable.clone().into_iter();
         while self.disk_bytes > bytes_max {
+            let next = damaged.find_map(|(number, bytes)| Some((number, bytes?)));
+            if let Some((number, bytes)) = next {
+                let paths = [Kind::Log, Kind::Segment].map(|kind| files.path(number, kind));
+                if let Err(error) = paths.iter().try_for_each(|path| files.remove(path)) {
+                    log::warn!("journal: cannot remove {}: {error}", paths[1].display());
+                    continue;
+                }
+                self.unreadable.remove(&number);
+                log::info!("journal: {} goes, which is damaged", paths[1].display());
+                self.disk_bytes = self.disk_bytes.saturating_sub(bytes);
+                continue;
+            }
             let mut segments = self
                 .files
                 .iter()
@@ -234,19 +251,14 @@ impl Loading {
                     Loaded::Segment { bytes, .. } => Some((number, *bytes)),
                     Loaded::Log { .. } => None,
                 });
-            let unreadable = self.unreadable.first_key_value();
-            let unreadable = unreadable.map(|(&number, &bytes)| (number, bytes));
-            let Some((number, bytes)) = unreadable.or_else(|| segments.next()) else {
+            let Some((number, bytes)) = segments.next() else {
                 return;
             };
             let path = files.path(number, Kind::Segment);
-            let log = unreadable.map(|_| files.path(number, Kind::Log));
-            let mut paths = log.iter().chain([&path]);
-            if let Err(error) = paths.try_for_each(|path| files.remove(path)) {
+            if let Err(error) = files.remove(&path) {
                 log::warn!("journal: cannot remove {}: {error}", path.display());
                 return;
             }
-            self.unreadable.remove(&number);
             log::info!("journal: {} goes, as less may be held now", path.display());
             if let Some(Loaded::Segment { footer, .. }) = self.files.remove(&number) {
                 let blocks = footer.streams.iter().flat_map(|entry| &entry.blocks);

@@ -124,6 +124,8 @@ pub struct Shared {
     pub jobs_wake: Condvar,
     /// One tail is sealed at a time, whoever does it; and nothing is removed meanwhile but for want of room.
     pub sealing: Mutex<()>,
+    /// Held by who removes segments for want of room, so that no two are where one is enough.
+    pub evicting: Mutex<()>,
     /// The lock on the directory, once it is there and has nothing in it that is not to be touched.
     pub lock: Mutex<Option<File>>,
     /// The last epoch's stamp, while it could not be written.
@@ -168,6 +170,7 @@ impl Shared {
             jobs: Mutex::new(Jobs::default()),
             jobs_wake: Condvar::new(),
             sealing: Mutex::new(()),
+            evicting: Mutex::new(()),
             lock: Mutex::new(lock),
             stamp: Mutex::new(None),
             counts: Counts::default(),
@@ -420,12 +423,10 @@ impl Shared {
 
     /// Removes a file; that it is not there is no error.
     pub fn remove_file(&self, number: u64, kind: Kind) -> io::Result<()> {
+        self.check_in_place()?;
         let path = self.files.path(number, kind);
         let removed = match std::fs::metadata(&path) {
-            Ok(metadata) => self
-                .check_in_place()
-                .and_then(|()| self.files.remove(&path))
-                .map(|()| metadata.len()),
+            Ok(metadata) => self.files.remove(&path).map(|()| metadata.len()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => Err(error),
         };
@@ -448,8 +449,14 @@ impl Shared {
     /// an error of this, or of the write, all is counted anew when it is tried again.
     pub fn take_room(&self, bytes: u64) -> io::Result<()> {
         let disk_bytes = &self.counts.disk_bytes;
+        let is_full = || disk_bytes.load(Ordering::Relaxed) > self.options.bytes_max;
         count(disk_bytes, bytes);
-        while disk_bytes.load(Ordering::Relaxed) > self.options.bytes_max {
+        if !is_full() {
+            return Ok(());
+        }
+        // What another thread is removing may be enough for both.
+        let _alone = self.evicting.lock();
+        while is_full() {
             let Some(oldest) = self.index.lock().begin_to_remove() else {
                 return Ok(());
             };

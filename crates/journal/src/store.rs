@@ -132,6 +132,13 @@ impl Journal {
         count(&shared.counts.disk_bytes, disk_bytes);
         count(&shared.counts.damaged, recovered.damaged);
         count(&shared.counts.segments_evicted, evicted);
+        if evicted > 0 {
+            // What is gone now is found to be gone by no later start.
+            shared.note_expired(Gone {
+                expired: recovered.expired.clone(),
+                evicted_born: recovered.evicted_born,
+            });
+        }
         let log = match (failed, start.log) {
             (Some(error), _) => Err(error),
             (None, Some((number, whole))) => reopen(&shared, number, whole),
