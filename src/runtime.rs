@@ -7,10 +7,10 @@
 //! exit of the child         stops it
 //! ```
 //!
-//! So a VCL that is compiled, or loaded cold and thrown away, starts and changes nothing. A file that
-//! differs in what only a start of Varnish reads fails the load, which then changes nothing of the
-//! rest either. The latest reading of the file counts: a VCL that was loaded with an earlier one and
-//! becomes warm again does not bring it back.
+//! So a VCL that is compiled, or loaded cold and thrown away, starts and changes nothing. What only a
+//! start of Varnish reads is named where the file says otherwise, and the rest counts. The latest
+//! reading of the file does: a VCL that was loaded with an earlier one and becomes warm again does not
+//! bring it back.
 
 use std::path::Path;
 use std::sync::OnceLock;

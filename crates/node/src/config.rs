@@ -41,7 +41,8 @@
 //!
 //! At run time, by a reload of the VCL: `[[peer]]`, `fleet.nodes_file`, `fleet.nodes_port`, `fleet.dns`,
 //! `fleet.dns_interval`, `journal.require`, `log.purges`, and of `limits` all but `join_margin`, `replay_window` and
-//! `socket_bytes`. The others take a restart of Varnish, and are named until then.
+//! `socket_bytes`. The others take a restart of Varnish, and are named until then; peers and their sources wait for it, too, if
+//! `node.listen`, `fleet.name` or `fleet.key_file` differ.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

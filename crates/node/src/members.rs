@@ -253,6 +253,11 @@ impl Members {
                     continue;
                 }
                 if !self.locals.iter().any(|local| same_family(*local, address)) {
+                    // This node itself may be listed by both families.
+                    let ours = |local: &SocketAddr| local.port() == address.port();
+                    if self.locals.iter().any(ours) && net::is_local(address) {
+                        continue;
+                    }
                     wanted.unreachable.push((address, source.clone()));
                     continue;
                 }

@@ -85,11 +85,11 @@ impl Shared {
         // Nobody else changes the peers: whoever does has the members.
         let (peers, turnover) = self.peers().turn(wanted.peers, &config.site);
         let incomplete = members.incomplete();
-        if turnover.is_empty() && incomplete == self.unanswered.load(Ordering::Relaxed) {
+        if turnover.is_empty() && incomplete == self.incomplete.load(Ordering::Relaxed) {
             return;
         }
         let mut core = self.core.lock();
-        self.unanswered.store(incomplete, Ordering::Relaxed);
+        self.incomplete.store(incomplete, Ordering::Relaxed);
         // All under the core's lock, so that whoever holds it sees the same peers in core and list.
         *self.peers.write() = Arc::new(peers);
         let now = sys::boot_clock();

@@ -121,7 +121,7 @@ pub(crate) struct Shared {
     pub peers: RwLock<Arc<Peers>>,
     /// Whether a source of peers has never said anything, or names nodes that cannot be peers: who is all is not known
     /// then, or not all can be waited for. Changed under the core's lock.
-    pub unanswered: AtomicBool,
+    pub incomplete: AtomicBool,
     /// Who the other nodes are. Locked before the core, never while it is.
     pub members: Mutex<Members>,
     /// How the sources are. Apart from them, as whoever looks must not wait for a file to be read.

@@ -182,8 +182,8 @@ impl Node {
             let core = self.shared.core.lock();
             let all = 1 + self.shared.peers().count();
             let done = core.receipt_done(waiter.ids);
-            // Sources of peers that have not said anything yet may know of others.
-            let unknown = self.shared.unanswered.load(Ordering::Relaxed);
+            // Sources of peers that have not said anything yet may know of others, and some may be out of reach.
+            let unknown = self.shared.incomplete.load(Ordering::Relaxed);
             let enough = match nodes {
                 0 => done >= all && !unknown,
                 nodes => done >= nodes,

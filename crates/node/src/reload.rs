@@ -86,7 +86,8 @@ pub(crate) struct ConfigFile {
     path: PathBuf,
     /// The state last tried; the outer `None` if none was.
     tried: Option<Option<Stamp>>,
-    failed: bool,
+    /// What it says, if that can be used.
+    read: Option<Config>,
 }
 
 impl ConfigFile {
@@ -94,23 +95,27 @@ impl ConfigFile {
         ConfigFile {
             path,
             tried: None,
-            failed: false,
+            read: None,
         }
     }
 
-    /// What the next start would read: `None` for no change, or while it is being written. One that fails is
-    /// read each time, as it may be another file that is mended.
-    fn poll(&mut self) -> Option<Result<Config, ConfigError>> {
+    /// What the next start would read; `None` while it is being written. One that fails is read each time, as it may be
+    /// another file that is mended.
+    fn poll(&mut self) -> Option<Result<&Config, ConfigError>> {
         // Looked at before it is read: a change in between is read once more, not missed.
         let stamp = Stamp::of(&self.path);
-        let same = self.tried == Some(stamp) && !self.failed;
-        if same || self.tried.is_some() && stamp.is_some_and(|stamp| !stamp.settled()) {
-            return None;
+        if self.tried != Some(stamp) || self.read.is_none() {
+            if self.tried.is_some() && stamp.is_some_and(|stamp| !stamp.settled()) {
+                return None;
+            }
+            self.tried = Some(stamp);
+            self.read = None;
+            match Config::load(&self.path) {
+                Ok(config) => self.read = Some(config),
+                Err(error) => return Some(Err(error)),
+            }
         }
-        self.tried = Some(stamp);
-        let read = Config::load(&self.path);
-        self.failed = read.is_err();
-        Some(read)
+        self.read.as_ref().map(Ok)
     }
 }
 
@@ -134,7 +139,8 @@ impl Shared {
         let error = match file.poll() {
             None => return,
             Some(Ok(config)) => {
-                self.note_pending(&Reload::of(&self.config(), &config).0);
+                // A reload may have been by an earlier reading of it.
+                self.note_pending(&Reload::of(&self.config(), config).0);
                 None
             }
             Some(Err(error)) => Some(error.to_string()),

@@ -327,8 +327,8 @@ impl Runtime {
     fn note_alone(&mut self) {
         let shared = &self.shared;
         let peers = shared.peers().count() as u64;
-        // A source that is silent may know of others.
-        self.fleet = peers > 0 || shared.unanswered.load(Ordering::Relaxed);
+        // A source that is silent may know of others, and some may be out of reach.
+        self.fleet = peers > 0 || shared.incomplete.load(Ordering::Relaxed);
         let core = shared.core.lock();
         let now = sys::boot_clock();
         if !self.fleet {

@@ -116,14 +116,27 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
 /// What a node that runs with `before` goes on with: of `after`, what can change while it runs. All else is read once, by
 /// the sockets, the journal, the core or the engine.
 pub(crate) fn merged(before: &Config, after: &Config) -> Config {
-    // Without a key and a socket there can be no peers.
-    let alone = before.key_file.is_none() || before.listen.is_empty();
-    let members = if alone { before } else { after };
+    // The peers of another fleet, key or socket wait for the restart that brings these: until then there would be none.
+    let of = |config: &Config| {
+        let (fleet, key_file) = (config.fleet.clone(), config.key_file.clone());
+        (config.listen.clone(), fleet, key_file)
+    };
+    let members = if of(before) == of(after) {
+        after
+    } else {
+        before
+    };
     Config {
         peers: members.peers.clone(),
         discovery: members.discovery.clone(),
         journal: JournalConfig {
-            require: after.journal.require,
+            require: if before.journal.dir.is_some() {
+                after
+            } else {
+                before
+            }
+            .journal
+            .require,
             ..before.journal.clone()
         },
         log: after.log.clone(),

@@ -110,7 +110,7 @@ pub(crate) fn prepare(
         notices,
         sockets: sockets.iter().map(info).collect(),
         peers: RwLock::new(Arc::new(Peers::default())),
-        unanswered: AtomicBool::new(false),
+        incomplete: AtomicBool::new(false),
         members: Mutex::new(Members::new(now, &config, locals)),
         sources: Mutex::default(),
         members_due: AtomicBool::new(true),

@@ -386,7 +386,7 @@ fn counted(shared: &Shared, core: &NodeCore) -> Vec<Counter> {
 
 /// The lag of the fleet. It grows while nothing is known of the others: 0 would look like the best of all.
 fn fleet_lag_ms(shared: &Shared, reach: &Reached, peers: u64, now: Time) -> u64 {
-    let alone = peers == 0 && !shared.unanswered.load(Ordering::Relaxed);
+    let alone = peers == 0 && !shared.incomplete.load(Ordering::Relaxed);
     match reach.applied_ms {
         Some(ms) if alone || reach.known > 1 => {
             let until = now - Duration::from_millis(ms);

@@ -5,7 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{TempDir, TestNode, all_up, eventually, fleet, free_addresses, peers, said};
-use powderhorn_node::{Change, Config};
+use powderhorn_node::{Change, Config, Limits};
 
 /// A fleet that has met, and a configuration of its first node to change.
 fn started(dir: &TempDir, count: usize) -> (Vec<TestNode>, Vec<Config>) {
@@ -64,7 +64,7 @@ fn a_reload_applies_what_it_can_and_names_the_rest() {
     let (nodes, configs) = started(&dir, 3);
     let mut config = configs[0].clone();
     config.name = "other".into();
-    config.fleet = "another".into();
+    config.limits.replay_window = 2_048;
     config.peers.pop();
     config.limits.apply_batch = 7;
     let asked = nodes[0].node.changes(&config);
@@ -76,17 +76,20 @@ fn a_reload_applies_what_it_can_and_names_the_rest() {
     let reload = nodes[0].node.reload(&config);
     assert_eq!(reload, asked);
     assert_eq!(keys(&reload.applied), ["peer", "limits.apply_batch"]);
-    assert_eq!(keys(&reload.pending), ["node.name", "fleet.name"]);
+    assert_eq!(keys(&reload.pending), ["node.name", "limits.replay_window"]);
     let expected = Config {
         peers: config.peers.clone(),
-        limits: config.limits.clone(),
+        limits: Limits {
+            replay_window: configs[0].limits.replay_window,
+            ..config.limits.clone()
+        },
         ..configs[0].clone()
     };
     assert_eq!(*nodes[0].node.config(), expected);
     assert!(all_up(&nodes[0], 1));
     // For as long as it is so, and said once.
-    let told = "only a restart of Varnish changes node.name: \"node-0\" -> \"other\"; fleet.name: \
-                \"powderhorn\" -> \"another\"";
+    let told = "only a restart of Varnish changes node.name: \"node-0\" -> \"other\"; limits.replay_window: \
+                65536 -> 2048";
     assert!(nodes[0].node.reload(&config).applied.is_empty());
     let status = nodes[0].node.status();
     assert_eq!(status.config_pending.as_deref(), Some(told));
@@ -100,6 +103,25 @@ fn a_reload_applies_what_it_can_and_names_the_rest() {
     assert_eq!(notices, 1);
     assert!(nodes[0].node.reload(&expected).is_empty());
     assert_eq!(nodes[0].node.status().config_pending, None);
+    // Of another fleet, or behind another socket, there are other peers: these stay until then.
+    for moved in [
+        Config {
+            fleet: "another".into(),
+            ..expected.clone()
+        },
+        Config {
+            listen: free_addresses("127.0.0.1", 1),
+            ..expected.clone()
+        },
+    ] {
+        let moved = Config {
+            peers: Vec::new(),
+            ..moved
+        };
+        let reload = nodes[0].node.reload(&moved);
+        assert_eq!((reload.applied.len(), reload.pending.len()), (0, 2));
+        assert!(all_up(&nodes[0], 1));
+    }
 }
 
 /// A mistake that the running node tolerates would have kept the cache down when its process died.

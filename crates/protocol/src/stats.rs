@@ -98,7 +98,7 @@ stats! {
     repairs_over_budget,
     /// Messages not repaired because they were sent to that peer a moment ago.
     repairs_repeated,
-    /// Floors sent: "what you ask for is older than you want".
+    /// Floors sent: "what you ask for is older than you want", or "is gone, and younger".
     floors_out,
     /// Questions sent who has applied what; one that goes to all peers counts once.
     asks_out,
