@@ -147,6 +147,17 @@ fn an_answer_before_the_append_is_found_out() {
     assert!(lost > 0, "no purge is gone");
 }
 
+/// A stream of a node that is no peer.
+fn elsewhere() -> StreamId {
+    StreamId {
+        node: node_id("elsewhere"),
+        epoch: Epoch {
+            stamp: 1,
+            random: 1,
+        },
+    }
+}
+
 /// It is in the journal no more, and who was away is to hear of it from the next life, too.
 #[test]
 fn what_has_expired_is_told_from_life_to_life() {
@@ -157,14 +168,7 @@ fn what_has_expired_is_told_from_life_to_life() {
         ..Options::new(first.journal.dir.clone().unwrap())
     };
     let now = SystemClock.boot();
-    let epoch = Epoch {
-        stamp: 1,
-        random: 1,
-    };
-    let stream = StreamId {
-        node: node_id("elsewhere"),
-        epoch,
-    };
+    let stream = elsewhere();
     let expired = Expired {
         stream,
         below: 42,
@@ -212,14 +216,7 @@ fn what_is_older_than_the_cache_does_not_wait_for_it() {
     };
     let old = config.limits.join_margin + Duration::from_secs(60);
     let (mut store, journal, _) = Journal::open(Options::new(dir.0.join("state"))).unwrap();
-    let epoch = Epoch {
-        stamp: 1,
-        random: 1,
-    };
-    let stream = StreamId {
-        node: node_id("elsewhere"),
-        epoch,
-    };
+    let stream = elsewhere();
     for seq in 1..=3_000 {
         let message = Held {
             born: SystemClock.boot() - old,

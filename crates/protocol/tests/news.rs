@@ -9,7 +9,7 @@ use common::puppet::{Tell, holds};
 use common::{Apply, Fleet, Link, WALL_MS, ms, node_id, secs, start_of_time};
 use powderhorn_protocol::bounds::NEWS_STALE_MIN;
 use powderhorn_protocol::config::Config;
-use powderhorn_protocol::id::{Epoch, MessageId, StreamId};
+use powderhorn_protocol::id::MessageId;
 use powderhorn_protocol::wire::{self, Standing};
 use powderhorn_protocol::{NewsView, PeerId};
 
@@ -295,28 +295,15 @@ fn what_a_digest_tells_of_an_earlier_life_is_lacking_at_once() {
     fleet.settle();
     let mut later = fleet.add_puppet(0, 50);
     fleet.run(secs(5));
-    let stream = StreamId {
-        node: later.node,
-        epoch: Epoch {
-            stamp: 1,
-            random: 1,
-        },
-    };
+    let stream = later.stream();
     let now = fleet.now;
     let core = &mut fleet.nodes[0].core;
-    let mut body = Vec::new();
-    let standing = Standing {
+    let news = Standing {
         stream: 2,
         nodes: 4,
         ..Standing::default()
     };
-    standing.encode(&mut body);
-    let node = later.node;
-    later.say(core, now, |out| {
-        let mut entries = Vec::new();
-        wire::put_news_entry(&mut entries, node, 0, &body);
-        wire::put_news(out, 0, &entries);
-    });
+    later.report(core, now, &news);
     assert!(core.standing(now).complete_ms.is_some());
     later.digest(core, now, 1, &[holds(stream, 1..=3)]);
     let standing = core.standing(now);
@@ -332,31 +319,19 @@ fn purges_of_unknown_kinds_are_not_applied() {
         fleet.settle();
         let mut later = fleet.add_puppet(0, 50);
         fleet.run(secs(5));
-        let stream = StreamId {
-            node: later.node,
-            epoch: Epoch {
-                stamp: 1,
-                random: 1,
-            },
-        };
+        let stream = later.stream();
         let now = fleet.now;
         let core = &mut fleet.nodes[0].core;
         assert!(core.standing(now).complete_ms.is_some());
         if told {
-            let mut body = Vec::new();
-            let standing = Standing {
+            let news = Standing {
                 stream: 1,
                 issued: 1,
                 complete_ms: Some(0),
                 nodes: 4,
                 ..Standing::default()
             };
-            standing.encode(&mut body);
-            later.say(core, now, |out| {
-                let mut entries = Vec::new();
-                wire::put_news_entry(&mut entries, node_id(50), 0, &body);
-                wire::put_news(out, 0, &entries);
-            });
+            later.report(core, now, &news);
         }
         let tell = Tell {
             op: 777,

@@ -399,13 +399,7 @@ fn a_future_op_is_held_relayed_and_reported_and_never_applied() {
     fleet.settle();
     // Of a version to come, which only node 0 has for a peer.
     let mut future = fleet.add_puppet(0, 50);
-    let stream = StreamId {
-        node: future.node,
-        epoch: Epoch {
-            stamp: 1,
-            random: 1,
-        },
-    };
+    let stream = future.stream();
     let now = fleet.now;
     let bodies: [(u16, Vec<u8>); 3] = [
         (777, b"keys and more keys".to_vec()),

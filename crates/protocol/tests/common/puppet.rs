@@ -1,10 +1,10 @@
 //! A peer made by hand: it proves its session like any other and then says whatever it is told to.
 
 use powderhorn_protocol::bounds::PLAINTEXT_BYTES_MAX;
-use powderhorn_protocol::id::{MessageId, NodeId, StreamId};
+use powderhorn_protocol::id::{Epoch, MessageId, NodeId, StreamId};
 use powderhorn_protocol::time::Time;
 use powderhorn_protocol::wire::{
-    self, DataWriter, Datagram, EntryWriter, Frame, Header, RunKind, WireMessage,
+    self, DataWriter, Datagram, EntryWriter, Frame, Header, RunKind, Standing, WireMessage,
 };
 use powderhorn_protocol::{PeerId, To, Transmit};
 
@@ -44,6 +44,28 @@ impl Puppet {
     }
 
     /// Answers the core's challenge.
+    /// A stream that it may issue.
+    pub fn stream(&self) -> StreamId {
+        StreamId {
+            node: self.node,
+            epoch: Epoch {
+                stamp: 1,
+                random: 1,
+            },
+        }
+    }
+
+    /// Tells its news.
+    pub fn report(&mut self, core: &mut TestCore, now: Time, standing: &Standing) {
+        let (node, mut body) = (self.node, Vec::new());
+        standing.encode(&mut body);
+        self.say(core, now, |out| {
+            let mut entries = Vec::new();
+            wire::put_news_entry(&mut entries, node, 0, &body);
+            wire::put_news(out, 0, &entries);
+        });
+    }
+
     pub fn prove(&mut self, core: &mut TestCore, now: Time) {
         let sessions = core.stats().sessions;
         self.take(core, now);
