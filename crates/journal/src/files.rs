@@ -257,6 +257,11 @@ impl Files {
         file.read_exact_at(bytes, offset)
     }
 
+    /// The error of a path that does not any more: see [`Files::is_at`].
+    pub fn moved(path: &Path) -> io::Error {
+        io::Error::other(format!("{} was removed or moved", path.display()))
+    }
+
     /// Whether `path` still leads to the open file or directory. It does not when that was removed or moved, or when
     /// something was mounted over it.
     pub fn is_at(file: &File, path: &Path) -> io::Result<bool> {

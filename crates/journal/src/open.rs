@@ -230,20 +230,21 @@ impl Loading {
     /// Removes the oldest segments of a directory that is larger than it may be now: what is said to be
     /// held is to be there. Damaged files go before them, as nothing in those is held.
     pub fn evict(&mut self, files: &Files, bytes_max: u64) {
-        let mut damaged = self.unreadable.clone().into_iter();
-        while self.disk_bytes > bytes_max {
-            let next = damaged.find_map(|(number, bytes)| Some((number, bytes?)));
-            if let Some((number, bytes)) = next {
-                let paths = [Kind::Log, Kind::Segment].map(|kind| files.path(number, kind));
-                if let Err(error) = paths.iter().try_for_each(|path| files.remove(path)) {
-                    log::warn!("journal: cannot remove {}: {error}", paths[1].display());
-                    continue;
-                }
-                self.unreadable.remove(&number);
-                log::info!("journal: {} goes, which is damaged", paths[1].display());
-                self.disk_bytes = self.disk_bytes.saturating_sub(bytes);
-                continue;
+        let disk_bytes = &mut self.disk_bytes;
+        self.unreadable.retain(|&number, bytes| {
+            let Some(bytes) = bytes.filter(|_| *disk_bytes > bytes_max) else {
+                return true;
+            };
+            let paths = [Kind::Log, Kind::Segment].map(|kind| files.path(number, kind));
+            if let Err(error) = paths.iter().try_for_each(|path| files.remove(path)) {
+                log::warn!("journal: cannot remove {}: {error}", paths[1].display());
+                return true;
             }
+            log::info!("journal: {} goes, which is damaged", paths[1].display());
+            *disk_bytes = disk_bytes.saturating_sub(bytes);
+            false
+        });
+        while self.disk_bytes > bytes_max {
             let mut segments = self
                 .files
                 .iter()

@@ -396,8 +396,7 @@ impl Shared {
         if self.in_place()? {
             return Ok(());
         }
-        let dir = self.files.dir().display();
-        Err(io::Error::other(format!("{dir} was removed or moved")))
+        Err(Files::moved(self.files.dir()))
     }
 
     /// Has the files removed that hold nothing any more.

@@ -175,10 +175,7 @@ impl<'a> Writer<'a> {
         if self.looked.elapsed() > LOOK {
             self.looked = Instant::now();
             if !Files::is_at(&log.file, &log.path)? {
-                return Err(io::Error::other(format!(
-                    "{} was removed or moved",
-                    log.path.display()
-                )));
+                return Err(Files::moved(&log.path));
             }
         }
         Ok(())

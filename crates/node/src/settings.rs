@@ -117,11 +117,11 @@ fn settings(config: &Config) -> Vec<(&'static str, String)> {
 /// the sockets, the journal, the core or the engine.
 pub(crate) fn merged(before: &Config, after: &Config) -> Config {
     // The peers of another fleet, key or socket wait for the restart that brings these: until then there would be none.
-    let of = |config: &Config| {
-        let (fleet, key_file) = (config.fleet.clone(), config.key_file.clone());
-        (config.listen.clone(), fleet, key_file)
-    };
-    let members = if of(before) == of(after) {
+    let stays = before.fleet == after.fleet
+        && before.key_file == after.key_file
+        && before.listen == after.listen;
+    let members = if stays { after } else { before };
+    let journalling = if before.journal.dir.is_some() {
         after
     } else {
         before
@@ -130,13 +130,7 @@ pub(crate) fn merged(before: &Config, after: &Config) -> Config {
         peers: members.peers.clone(),
         discovery: members.discovery.clone(),
         journal: JournalConfig {
-            require: if before.journal.dir.is_some() {
-                after
-            } else {
-                before
-            }
-            .journal
-            .require,
+            require: journalling.journal.require,
             ..before.journal.clone()
         },
         log: after.log.clone(),
@@ -233,6 +227,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::parse::parse;
 
     /// When another value counts.
     #[derive(Clone, Copy)]
@@ -240,7 +235,6 @@ mod tests {
         Reload,
         Restart,
     }
-    use crate::parse::parse;
 
     fn read(text: &str) -> Result<Config, String> {
         parse("/etc/p.toml".as_ref(), text).map_err(|error| error.to_string())

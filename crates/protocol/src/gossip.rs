@@ -273,8 +273,10 @@ impl<S: Store, R: RngCore> Core<S, R> {
                 stream.top = held_top;
                 stream.changed = round;
             }
-            lacking += u64::from(stream.has_gaps());
-            self.note_lacking(now, entry.stream);
+            if stream.has_gaps() {
+                lacking += 1;
+                self.note_lacking(now, entry.stream);
+            }
         }
         if stamp_heard > 0 {
             self.reopen(now, stamp_heard);
